@@ -1,0 +1,175 @@
+"""Settings of a service: flags, then PACELINE_… environment variables, then a YAML file; one name each.
+
+Each service derives its settings from `ServiceSettings`, and its `__main__` hands a table of commands to `run_commands`.
+`--max-sessions 4`, `PACELINE_MAX_SESSIONS=4` and `max_sessions: 4` are the same setting.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    CliSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    YamlConfigSettingsSource,
+)
+
+S = TypeVar("S", bound=BaseSettings)
+
+DEFAULT_MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+
+
+class ClientSettings(BaseSettings):
+    """How to dial a Paceline service."""
+
+    model_config = SettingsConfigDict(env_prefix="PACELINE_", extra="forbid", use_attribute_docstrings=True)
+
+    token: str = Field(default="", repr=False)
+    """Bearer token: asked of every caller, and shown to every service dialled. Prefer the environment variable."""
+    tls_ca: Path | None = None
+    """PEM file with the certificate authority that vouches for the services dialled; turns TLS on for dialling."""
+    max_message_bytes: int = Field(default=DEFAULT_MAX_MESSAGE_BYTES, ge=64 * 1024, le=256 * 1024 * 1024)
+    """Largest gRPC message sent or accepted, in bytes."""
+
+
+class ServiceSettings(ClientSettings):
+    """What every service has."""
+
+    listen: str = "127.0.0.1:0"
+    """host:port to listen on; port 0 takes a free one."""
+    advertise: str = ""
+    """host:port under which others reach this service, if it differs from where it listens."""
+    router: str = ""
+    """host:port of the router to announce to; several are separated by commas; empty announces to none."""
+    tls_cert: Path | None = None
+    """PEM file with this service's certificate chain; with tls_key, turns TLS on for listening."""
+    tls_key: Path | None = None
+    """PEM file with the private key of tls_cert."""
+    ready_file: Path | None = None
+    """File to write the bound address to, once ready to serve."""
+    drain_s: float = Field(default=10.0, ge=0.0, le=600.0)
+    """Seconds that running requests get to finish when the service is told to stop."""
+    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
+    """debug, info, warning or error."""
+    log_json: bool = False
+    """One JSON object a line instead of text."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """One subcommand: `run(settings)` returns the exit code."""
+
+    summary: str
+    settings: type[BaseSettings]
+    run: Callable[[Any], int]
+
+
+class StartupError(Exception):
+    """The service can't start; the message is the one line that a person reads. Exit code 1."""
+
+
+def load_settings(settings_class: type[S], arguments: Sequence[str], prog: str) -> S:
+    """Reads flags, environment and the file named by --config or PACELINE_CONFIG, in that order of precedence.
+
+    Exits with code 2 and one line a problem if a setting is unknown or out of bounds.
+    """
+    arguments, config = _split_config(list(arguments))
+
+    class Loader(settings_class):  # type: ignore[valid-type, misc]
+        __doc__ = settings_class.__doc__
+
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            flags: CliSettingsSource[Any] = CliSettingsSource(
+                settings_cls,
+                cli_prog_name=prog,
+                cli_parse_args=arguments,
+                cli_kebab_case=True,
+                cli_implicit_flags=True,
+                cli_hide_none_type=True,
+            )
+            sources: tuple[PydanticBaseSettingsSource, ...] = (flags, init_settings, env_settings)
+            if config is not None:
+                sources = (*sources, YamlConfigSettingsSource(settings_cls, yaml_file=config))
+            return sources
+
+    try:
+        return Loader()
+    except ValidationError as error:
+        _exit_with([f"{_name(problem['loc'])}: {problem['msg']}" for problem in error.errors()], prog)
+    except SettingsError as error:
+        _exit_with([str(error)], prog)
+
+
+def _name(location: tuple[int | str, ...]) -> str:
+    return "--" + ".".join(str(part) for part in location).replace("_", "-")
+
+
+def _exit_with(problems: list[str], prog: str) -> NoReturn:
+    for problem in problems:
+        print(f"{prog}: {problem}", file=sys.stderr)
+    print(f"{prog}: try '{prog} --help'", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _split_config(arguments: list[str]) -> tuple[list[str], Path | None]:
+    """Takes --config FILE out of the arguments, since the file has to be known before the flags are read."""
+    found = os.environ.get("PACELINE_CONFIG", "")
+    rest: list[str] = []
+    while arguments:
+        argument = arguments.pop(0)
+        if argument == "--config" and arguments:
+            found = arguments.pop(0)
+        elif argument.startswith("--config="):
+            found = argument.removeprefix("--config=")
+        else:
+            rest.append(argument)
+    if not found:
+        return rest, None
+    if not Path(found).is_file():
+        print(f"--config: no file {found}", file=sys.stderr)
+        raise SystemExit(2)
+    return rest, Path(found)
+
+
+def run_commands(prog: str, version: str, commands: dict[str, Command], arguments: Sequence[str]) -> int:
+    """Entry point of a console script: picks the subcommand, loads its settings, runs it; returns the exit code."""
+    name = arguments[0] if arguments else "--help"
+    if name == "--version":
+        print(f"{prog} {version}")
+        return 0
+    if name not in commands:
+        _print_usage(prog, commands)
+        return 0 if name in ("--help", "-h", "help") else 2
+    command = commands[name]
+    settings = load_settings(command.settings, list(arguments[1:]), f"{prog} {name}")
+    try:
+        return command.run(settings)
+    except StartupError as error:
+        print(f"{prog}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _print_usage(prog: str, commands: dict[str, Command]) -> None:
+    print(f"usage: {prog} COMMAND [--help] [--config FILE.yaml] [options]\n")
+    for name, command in commands.items():
+        print(f"  {name:12} {command.summary}")
+    print(f"  {'--version':12} print the version")

@@ -1,0 +1,35 @@
+"""The version of paceline-protos and of the protocol itself, and who may talk to whom."""
+
+from __future__ import annotations
+
+from paceline.v1 import types_pb2
+from paceline.wire.errors import PacelineError, Reason
+
+VERSION = "0.1.0"
+
+# Peers with another major can't talk to each other; a minor adds what the other side may ignore.
+PROTOCOL_MAJOR = 1
+PROTOCOL_MINOR = 0
+
+
+def make_peer(package: str, version: str) -> types_pb2.Peer:
+    """What this side says of itself."""
+    return types_pb2.Peer(
+        package=package, version=version, protocol_major=PROTOCOL_MAJOR, protocol_minor=PROTOCOL_MINOR
+    )
+
+
+def check_peer(peer: types_pb2.Peer) -> None:
+    """Raises INCOMPATIBLE_VERSION unless the other side speaks this protocol's major version."""
+    if peer.protocol_major == PROTOCOL_MAJOR:
+        return
+    theirs = f"{peer.protocol_major}.{peer.protocol_minor}"
+    ours = f"{PROTOCOL_MAJOR}.{PROTOCOL_MINOR}"
+    raise PacelineError(
+        Reason.INCOMPATIBLE_VERSION,
+        f"{peer.package or 'the peer'} {peer.version or 'of unknown version'} speaks protocol {theirs}, this side "
+        f"speaks {ours}; install releases with the same protocol major version on both sides",
+        field="peer.protocol_major",
+        value=peer.protocol_major,
+        limit=PROTOCOL_MAJOR,
+    )
