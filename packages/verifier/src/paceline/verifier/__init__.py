@@ -1,0 +1,1 @@
+"""The verifier: hosts the target model and confirms many drafted tokens in one forward pass."""

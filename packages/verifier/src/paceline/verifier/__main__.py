@@ -1,0 +1,178 @@
+"""paceline-verifier: hosts a target model."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import sys
+import time
+
+import structlog
+import torch
+
+from paceline.v1 import router_pb2, verifier_pb2_grpc
+from paceline.verifier.convert import Limits
+from paceline.verifier.cost import ForwardCost, measure
+from paceline.verifier.engine import Engine, EngineLimits
+from paceline.verifier.lessons import Lessons
+from paceline.verifier.model.batch import SessionPlan, StepPlan
+from paceline.verifier.model.exactness import probe
+from paceline.verifier.model.load import Target, load_target
+from paceline.verifier.model.runner import Runner
+from paceline.verifier.sampling import Sampler, Sampling
+from paceline.verifier.service import Loaded, VerifierService, VerifierState
+from paceline.verifier.settings import VerifierSettings
+from paceline.verifier.version import VERSION
+from paceline.wire import logs
+from paceline.wire.membership import Membership
+from paceline.wire.server import Server, run
+from paceline.wire.settings import Command, run_commands
+from paceline.wire.version import make_peer
+
+log = structlog.get_logger()
+
+SERVICE = "paceline.v1.Verifier"
+LESSON_TOP_K = 8
+NO_TRAINER = "none"
+
+
+class Verifier:
+    """The process: loads the model, keeps the routers told, and ends in order."""
+
+    def __init__(self, settings: VerifierSettings) -> None:
+        self.settings = settings
+        self.state = VerifierState(settings, settings.verifier_id or f"verifier-{secrets.token_hex(4)}")
+        self.server = Server(settings, [SERVICE])
+        self._trainers: list[str] = []
+        self._membership: Membership | None = None
+        self._renewal: asyncio.Task[None] | None = None
+        verifier_pb2_grpc.add_VerifierServicer_to_server(VerifierService(self.state), self.server.grpc)
+
+    async def start(self) -> None:
+        settings, state = self.settings, self.state
+        target, runner, cost = await asyncio.to_thread(prepare, settings)
+        name = settings.model_name or settings.model.removeprefix("package:").rstrip("/").rpartition("/")[2]
+        lessons = Lessons(name, target.tokenizer.content_hash, LESSON_TOP_K, settings, self._trainer)
+        engine_limits = EngineLimits(
+            settings.max_sessions, settings.max_queue, settings.max_nodes, settings.max_step_nodes
+        )
+        engine = Engine(runner, cost, state.hub, engine_limits, lessons)
+        limits = Limits(
+            vocab_size=runner.vocab_size,
+            context_length=target.context_length,
+            max_tokens=settings.max_tokens,
+            default_max_tokens=settings.default_max_tokens,
+            max_nodes=settings.max_nodes,
+        )
+        engine.start()
+        lessons.start()
+        state.loaded = Loaded(target, name, engine, lessons, limits)
+        if settings.router:
+            self._membership = Membership(settings.router.split(","), settings, self._describe, self._on_roster)
+            self._membership.start()
+            self._renewal = asyncio.create_task(self._renew_on_change(self._membership))
+
+    def _trainer(self) -> str:
+        if self.settings.trainer:
+            return "" if self.settings.trainer == NO_TRAINER else self.settings.trainer
+        return self._trainers[0] if self._trainers else ""
+
+    def _on_roster(self, members: list[router_pb2.Member]) -> None:
+        self._trainers = sorted(member.address for member in members if member.role == router_pb2.ROLE_TRAINER)
+
+    async def _renew_on_change(self, membership: Membership) -> None:
+        while True:
+            await self.state.changed.wait()
+            self.state.changed.clear()
+            membership.renew_now()
+
+    def _describe(self) -> router_pb2.Member:
+        loaded = self.state.ready()
+        return router_pb2.Member(
+            id=self.state.verifier_id,
+            role=router_pb2.ROLE_VERIFIER,
+            name=self.state.verifier_id,
+            address=self.server.advertised,
+            model=loaded.name,
+            tokenizer_hash=loaded.target.tokenizer.content_hash,
+            load=loaded.engine.num_running + loaded.engine.num_queued,
+            capacity=self.settings.max_sessions,
+            draining=self.state.draining,
+            connected=list(self.state.hub.links),
+            peer=make_peer("paceline-verifier", VERSION),
+        )
+
+    async def drain(self) -> None:
+        """No new requests; running ones get `drain_s`; then the drafters' streams end."""
+        self.state.draining = True
+        self.state.changed.set()
+        deadline = time.monotonic() + self.settings.drain_s
+        while self.state.by_request and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
+        for link in list(self.state.hub.links.values()):
+            link.shut()
+
+    async def close(self) -> None:
+        if self._renewal is not None:
+            self._renewal.cancel()
+        if self._membership is not None:
+            await self._membership.leave()
+        if self.state.loaded is not None:
+            await self.state.loaded.lessons.stop()
+            await self.state.loaded.engine.stop()
+
+
+def prepare(settings: VerifierSettings) -> tuple[Target, Runner, ForwardCost]:
+    """Loads the model, probes its exactness, measures its forward pass. Raises StartupError."""
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    started = time.perf_counter()
+    target = load_target(settings.model, settings.device, settings.dtype, settings.context_length)
+    _ = target.tokenizer.content_hash  # computed now, so that no request waits for it
+    runner = Runner(target.model)
+    log.info("model loaded", model=settings.model, seconds=round(time.perf_counter() - started, 1), dtype=target.dtype)
+    started = time.perf_counter()
+    cost = measure(lambda rows: timed_forward(runner, rows))
+    worst = probe(runner)
+    if worst == 0.0:
+        log.info("exactness probe: logits don't depend on the step's shape", max_difference=worst)
+    else:
+        log.warning(
+            "exactness probe: on this machine or model the step's shape changes logits a little, so text with and "
+            "without speculation can differ where two tokens are nearly tied",
+            max_difference=worst,
+        )
+    milliseconds = {rows: round(seconds * 1e3, 1) for rows, seconds in zip(cost.rows, cost.knots, strict=True)}
+    log.info("forward pass measured", ms_by_rows=milliseconds, seconds=round(time.perf_counter() - started, 1))
+    return target, runner, cost
+
+
+def timed_forward(runner: Runner, rows: int) -> float:
+    """Seconds of one step of a session with `rows` rows over a short context."""
+    slot = runner.new_slot(64)
+    sampler = Sampler(Sampling())
+    runner.step(StepPlan((SessionPlan(slot, tuple(range(32)), False, (), (), sampler),)))
+    tree = tuple(range(rows - 1))
+    plan = SessionPlan(slot, (0,), True, tree, tuple(index - 1 for index in tree), sampler)
+    return runner.step(StepPlan((plan,))).seconds
+
+
+def serve(settings: VerifierSettings) -> int:
+    logs.configure(settings.log_level, settings.log_json)
+
+    async def life() -> int:
+        verifier = Verifier(settings)
+        return await run(verifier.server, verifier.start, verifier.drain, verifier.close)
+
+    return asyncio.run(life())
+
+
+COMMANDS = {"serve": Command("host a target model", VerifierSettings, serve)}
+
+
+def main() -> int:
+    return run_commands("paceline-verifier", VERSION, COMMANDS, sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,273 @@
+"""Between protobuf and the domain; every bound on a request is checked here."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from paceline.v1 import drafting_pb2, generation_pb2, types_pb2
+from paceline.verifier import session as domain
+from paceline.verifier.request import Request, Speculation
+from paceline.verifier.sampling import Sampling
+from paceline.wire.errors import PacelineError, Reason, out_of_range
+
+MAX_NAME = 200
+MAX_TEXT = 4 * 1024 * 1024
+MAX_MESSAGES = 1024
+MAX_STOPS = 16
+MAX_STOP_LENGTH = 256
+MAX_DRAFTERS = 16
+MAX_TEMPERATURE = 100.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What this verifier accepts."""
+
+    vocab_size: int
+    context_length: int
+    max_tokens: int
+    default_max_tokens: int
+    max_nodes: int
+
+
+def request_from_proto(
+    message: generation_pb2.GenerateRequest,
+    limits: Limits,
+    tokenize: Callable[[str], list[int]],
+    apply_chat_template: Callable[[list[dict[str, str]]], list[int]],
+) -> Request:
+    """The checked request.
+
+    Raises:
+        PacelineError: with the field, its value and the limit.
+    """
+    for name in ("request_id", "tenant", "model"):
+        _check_length(name, getattr(message, name), MAX_NAME)
+    sampling = _sampling(message.sampling)
+    stop = _stop(message.limits.stop)
+    prompt = _prompt(message, tokenize, apply_chat_template)
+    _check_tokens("prompt", prompt, limits.vocab_size)
+    if len(prompt) >= limits.context_length:
+        raise PacelineError(
+            Reason.PROMPT_TOO_LONG,
+            f"the prompt has {len(prompt)} tokens; with at least one to generate it must have fewer than "
+            f"{limits.context_length}; shorten it, or start the verifier with a greater --context-length",
+            field="prompt",
+            value=len(prompt),
+            limit=limits.context_length - 1,
+        )
+    max_tokens = _max_tokens(message.limits.max_tokens, len(prompt), limits)
+    committed = tuple(message.committed.ids)
+    _check_tokens("committed", committed, limits.vocab_size)
+    if len(committed) > max_tokens:
+        raise out_of_range("committed", f"{len(committed)} tokens", f"at most max_tokens ({max_tokens})")
+    return Request(
+        request_id=message.request_id or secrets.token_hex(8),
+        prompt=tuple(prompt),
+        sampling=sampling,
+        max_tokens=max_tokens,
+        stop=stop,
+        ignore_eos=message.limits.ignore_eos,
+        speculation=speculation_from_proto(message.speculation, limits.max_nodes),
+        tenant=message.tenant,
+        no_store=message.no_store,
+        committed=committed,
+        segment_tokens=message.segment_tokens,
+    )
+
+
+def speculation_from_proto(message: types_pb2.Speculation, max_nodes: int) -> Speculation:
+    """Checked; `off` and named drafters exclude each other."""
+    if len(message.drafters) > MAX_DRAFTERS:
+        raise out_of_range("speculation.drafters", f"{len(message.drafters)} entries", f"at most {MAX_DRAFTERS}")
+    for name in message.drafters:
+        _check_length("speculation.drafters", name, MAX_NAME)
+    if message.max_nodes > max_nodes:
+        raise out_of_range("speculation.max_nodes", message.max_nodes, f"at most {max_nodes}")
+    if message.off:
+        if message.drafters:
+            raise PacelineError(
+                Reason.MALFORMED,
+                "speculation.off is true and speculation.drafters names some; set one of them",
+                field="speculation",
+            )
+        return Speculation(drafters=(), max_nodes=message.max_nodes)
+    return Speculation(drafters=tuple(message.drafters) or None, max_nodes=message.max_nodes)
+
+
+def _sampling(message: types_pb2.Sampling) -> Sampling:
+    temperature = message.temperature
+    if not (math.isfinite(temperature) and 0.0 <= temperature <= MAX_TEMPERATURE):
+        raise out_of_range("sampling.temperature", temperature, f"in [0, {MAX_TEMPERATURE:g}]")
+    top_p = message.top_p if message.HasField("top_p") else 1.0
+    if not 0.0 < top_p <= 1.0:
+        raise out_of_range("sampling.top_p", top_p, "in (0, 1]")
+    min_p = message.min_p if message.HasField("min_p") else 0.0
+    if not 0.0 <= min_p < 1.0:
+        raise out_of_range("sampling.min_p", min_p, "in [0, 1)")
+    seed = message.seed if message.HasField("seed") else secrets.randbits(64)
+    return Sampling(temperature, message.top_k, top_p, min_p, seed)
+
+
+def _stop(stops: Sequence[str]) -> tuple[str, ...]:
+    if len(stops) > MAX_STOPS:
+        raise out_of_range("limits.stop", f"{len(stops)} strings", f"at most {MAX_STOPS}")
+    for stop in stops:
+        if not stop:
+            raise out_of_range("limits.stop", "an empty string", "strings of at least one character")
+        _check_length("limits.stop", stop, MAX_STOP_LENGTH)
+    return tuple(stops)
+
+
+def _prompt(
+    message: generation_pb2.GenerateRequest,
+    tokenize: Callable[[str], list[int]],
+    apply_chat_template: Callable[[list[dict[str, str]]], list[int]],
+) -> list[int]:
+    kind = message.WhichOneof("prompt")
+    prompt: list[int] = []
+    if kind == "text":
+        _check_length("text", message.text, MAX_TEXT)
+        prompt = tokenize(message.text) if message.text else []
+    elif kind == "messages":
+        messages = message.messages.messages
+        if len(messages) > MAX_MESSAGES:
+            raise out_of_range("messages", f"{len(messages)} messages", f"at most {MAX_MESSAGES}")
+        _check_length("messages", "".join(item.content for item in messages), MAX_TEXT)
+        if messages:
+            prompt = apply_chat_template([{"role": item.role, "content": item.content} for item in messages])
+    elif kind == "token_ids":
+        prompt = list(message.token_ids.ids)
+    if not prompt:
+        raise PacelineError(
+            Reason.EMPTY_PROMPT,
+            "the prompt is empty; set text, messages or token_ids to at least one token",
+            field=kind or "prompt",
+            value=0,
+            limit="at least 1 token",
+        )
+    return prompt
+
+
+def _max_tokens(asked: int, prompt_length: int, limits: Limits) -> int:
+    room = limits.context_length - prompt_length
+    if asked == 0:
+        return min(limits.default_max_tokens, room)
+    if asked > limits.max_tokens:
+        raise out_of_range("limits.max_tokens", asked, f"at most {limits.max_tokens}")
+    if asked > room:
+        limit = f"at most {room}: the context holds {limits.context_length} tokens and the prompt has {prompt_length}"
+        raise out_of_range("limits.max_tokens", asked, limit)
+    return asked
+
+
+def _check_length(field: str, value: str, limit: int) -> None:
+    if len(value) > limit:
+        raise out_of_range(field, f"{len(value)} characters long", f"at most {limit} characters")
+
+
+def _check_tokens(field: str, tokens: Sequence[int], vocab_size: int) -> None:
+    if tokens and max(tokens) >= vocab_size:
+        raise PacelineError(
+            Reason.TOKEN_OUT_OF_VOCABULARY,
+            f"{field} has token id {max(tokens)}; ids must be less than the vocabulary's {vocab_size}",
+            field=field,
+            value=max(tokens),
+            limit=vocab_size,
+        )
+
+
+def opened_message(session: domain.Session, memory_key: bytes, max_nodes: int) -> drafting_pb2.SessionOpened:
+    """What a drafter is told of a session it is to serve, as it stands now."""
+    sampling = session.request.sampling
+    return drafting_pb2.SessionOpened(
+        session_id=session.session_id,
+        tokens=session.tokens,
+        prompt_tokens=len(session.request.prompt),
+        digest=session.digest,
+        sampling=types_pb2.Sampling(
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            min_p=sampling.min_p,
+            seed=sampling.seed,
+        ),
+        memory_key=memory_key,
+        max_nodes=max_nodes,
+    )
+
+
+def top_k_message(k: int, tokens: Sequence[int], rows: Sequence[Sequence[int]]) -> drafting_pb2.TopK:
+    return drafting_pb2.TopK(k=k, tokens=tokens, successors=[token for row in rows for token in row])
+
+
+_FINISH = {
+    domain.Finish.STOP: generation_pb2.FINISH_REASON_STOP,
+    domain.Finish.LENGTH: generation_pb2.FINISH_REASON_LENGTH,
+}
+
+
+def event_to_proto(
+    event: domain.Event, names: dict[str, str], prompt_tokens: int, elapsed_s: float
+) -> generation_pb2.GenerateEvent:
+    """names: drafter names by id."""
+    match event:
+        case domain.TokensEvent():
+            return generation_pb2.GenerateEvent(tokens=_tokens_to_proto(event, names))
+        case domain.SegmentEvent():
+            outcome = outcome_to_proto(event.outcome, names, prompt_tokens, elapsed_s)
+            return generation_pb2.GenerateEvent(outcome=outcome)
+        case domain.FinishedEvent():
+            finished = generation_pb2.Finished(
+                reason=_FINISH[event.reason],
+                stop_string=event.stop_string,
+                total=outcome_to_proto(event.total, names, prompt_tokens, elapsed_s),
+            )
+            return generation_pb2.GenerateEvent(finished=finished)
+        case domain.FailedEvent():
+            raise event.error
+
+
+def _tokens_to_proto(event: domain.TokensEvent, names: dict[str, str]) -> generation_pb2.Tokens:
+    labels: list[str] = []
+    sources: list[int] = []
+    for source in event.sources:
+        if source is None:
+            sources.append(0)
+            continue
+        label = f"{names.get(source.drafter_id, source.drafter_id)}/{source.strategy}"
+        if label not in labels:
+            labels.append(label)
+        sources.append(labels.index(label) + 1)
+    return generation_pb2.Tokens(ids=event.ids, text=event.text, sources=sources, source_names=labels)
+
+
+def outcome_to_proto(
+    outcome: domain.Outcome, names: dict[str, str], prompt_tokens: int, elapsed_s: float
+) -> generation_pb2.Outcome:
+    return generation_pb2.Outcome(
+        tokens=outcome.tokens,
+        steps=outcome.steps,
+        nodes=outcome.nodes,
+        verify_s=outcome.verify_s,
+        plain_s=outcome.plain_s,
+        wait_s=outcome.wait_s,
+        prefill_s=outcome.prefill_s,
+        elapsed_s=elapsed_s,
+        prompt_tokens=prompt_tokens,
+        drafters=[
+            generation_pb2.DrafterCredit(
+                drafter_id=source.drafter_id,
+                strategy=source.strategy,
+                drafter_name=names.get(source.drafter_id, source.drafter_id),
+                proposed=credit.proposed,
+                accepted=credit.accepted,
+                stale=credit.stale,
+                refused=credit.refused,
+            )
+            for source, credit in outcome.credits.items()
+        ],
+    )

@@ -1,0 +1,48 @@
+"""What a forward pass costs: measured when the model is loaded, kept current while it serves."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+
+ROW_COUNTS = (1, 2, 4, 8, 16, 32, 64)
+ADAPTATION = 0.05
+
+
+class ForwardCost:
+    """Seconds of one forward pass by its number of rows: linear between measured row counts, never decreasing."""
+
+    def __init__(self, rows: Sequence[int], seconds: Sequence[float]) -> None:
+        if len(rows) < 2 or len(rows) != len(seconds) or list(rows) != sorted(set(rows)):
+            raise ValueError(f"need at least two rising row counts with a time each, got {rows} and {seconds}")
+        self.rows = tuple(rows)
+        self._seconds = list(seconds)
+
+    @property
+    def knots(self) -> list[float]:
+        """Seconds at each of `rows`, made non-decreasing (a measurement may say otherwise; a longer pass is never
+        cheaper)."""
+        knots: list[float] = []
+        for value in self._seconds:
+            knots.append(max(value, knots[-1] if knots else 0.0))
+        return knots
+
+    def seconds(self, num_rows: int) -> float:
+        """Estimate for any positive number of rows; beyond the last knot the last slope goes on."""
+        knots = self.knots
+        right = min(max(1, bisect_left(self.rows, num_rows)), len(self.rows) - 1)
+        left = right - 1
+        slope = (knots[right] - knots[left]) / (self.rows[right] - self.rows[left])
+        return max(1e-9, knots[left] + slope * (max(num_rows, self.rows[0]) - self.rows[left]))
+
+    def observe(self, num_rows: int, seconds: float) -> None:
+        """A pass took this long: moves the nearest knot a little by the ratio of measured to expected time."""
+        ratio = min(2.0, max(0.5, seconds / self.seconds(num_rows)))
+        nearest = min(range(len(self.rows)), key=lambda index: abs(self.rows[index] - num_rows))
+        self._seconds[nearest] *= 1.0 + ADAPTATION * (ratio - 1.0)
+
+
+def measure(forward: Callable[[int], float], repeats: int = 3) -> ForwardCost:
+    """Times `forward(num_rows)`, which returns its seconds, at each of ROW_COUNTS; keeps the median of `repeats`."""
+    medians = [sorted(forward(rows) for _ in range(repeats))[repeats // 2] for rows in ROW_COUNTS]
+    return ForwardCost(ROW_COUNTS, medians)

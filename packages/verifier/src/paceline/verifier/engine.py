@@ -1,0 +1,338 @@
+"""The step loop: admits sessions, waits for drafts where that pays, plans, runs, commits.
+
+All state belongs to the event loop's thread. The forward pass runs in a thread of its own and gets and gives plain
+values, so drafts are grafted and tokens streamed while the model computes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from paceline.verifier.calibration import Calibration
+from paceline.verifier.cost import ForwardCost
+from paceline.verifier.hub import DrafterHub, DrafterLink
+from paceline.verifier.model.attention import MAX_SESSION_ROWS
+from paceline.verifier.model.batch import SessionPlan, SessionResult, StepPlan, StepResult
+from paceline.verifier.model.kv import KVSlot
+from paceline.verifier.planning import grant
+from paceline.verifier.session import Session
+from paceline.verifier.trie import Candidate
+from paceline.verifier.waiting import Pending, worthwhile_wait
+from paceline.wire.errors import PacelineError, Reason
+from paceline.wire.tree import ROOT
+
+log = structlog.get_logger()
+
+PREFILL_ROWS = 128  # prompt tokens in one step, over all sessions
+
+
+class Model(Protocol):
+    """What the engine needs of a `paceline.verifier.model.runner.Runner`."""
+
+    def new_slot(self, num_tokens: int) -> KVSlot: ...
+
+    def step(self, plan: StepPlan) -> StepResult: ...
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLimits:
+    """max_sessions run at once, max_queue wait; max_nodes candidates a session and step, max_step_nodes over all."""
+
+    max_sessions: int = 8
+    max_queue: int = 64
+    max_nodes: int = 32
+    max_step_nodes: int = 64
+
+
+class LessonSink(Protocol):
+    """Who is told of every step's outcome (`paceline.verifier.lessons.Lessons`)."""
+
+    top_k: int
+
+    @property
+    def active(self) -> bool: ...
+
+    def observe(
+        self, session: Session, result: SessionResult, taken: tuple[int, ...], candidates: list[Candidate]
+    ) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """A session's part of the step in flight, with the candidates behind its rows."""
+
+    session: Session
+    num_chain: int
+    candidates: list[Candidate]
+
+
+class Engine:
+    """Runs sessions on a model.
+
+    Args:
+        model: runs steps.
+        cost: measured cost of its forward pass.
+        hub: connected drafters.
+        limits: how much at once.
+        lessons: who gathers lessons, if anybody does.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        cost: ForwardCost,
+        hub: DrafterHub,
+        limits: EngineLimits,
+        lessons: LessonSink | None = None,
+    ) -> None:
+        self.cost = cost
+        self.calibration = Calibration()
+        self._model = model
+        self._hub = hub
+        self._limits = limits
+        self._lessons = lessons
+        self._running: dict[int, Session] = {}
+        self._queue: deque[Session] = deque()
+        self._work = asyncio.Event()
+        self._arrived = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def num_running(self) -> int:
+        return len(self._running)
+
+    @property
+    def num_queued(self) -> int:
+        return len(self._queue)
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="engine")
+
+    async def stop(self) -> None:
+        """Ends the loop; sessions that still run fail."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        gone = PacelineError(Reason.DRAINING, "the verifier is shutting down; repeat the request with what was committed")
+        for session in (*self._running.values(), *self._queue):
+            session.fail(gone)
+        self._thread.shutdown(wait=True)
+
+    def submit(self, session: Session) -> None:
+        """Takes a session on. Raises OVERLOADED if the queue is full."""
+        if session.finish is not None:
+            session.emit_finished()
+            return
+        if len(self._queue) >= self._limits.max_queue:
+            raise PacelineError(
+                Reason.OVERLOADED,
+                f"{len(self._queue)} requests are waiting, the limit; try again later or add verifiers",
+                field="queue",
+                value=len(self._queue),
+                limit=self._limits.max_queue,
+                retry_after_s=1.0,
+            )
+        self._queue.append(session)
+        self._work.set()
+
+    def cancel(self, session: Session) -> None:
+        """Frees the session's slot at once (a step in flight finishes without it)."""
+        session.cancelled = True
+        if session in self._queue:
+            self._queue.remove(session)
+        if self._running.pop(session.session_id, None) is not None:
+            self._hub.close(session)
+        self._work.set()
+
+    def sessions(self) -> list[Session]:
+        """Those that run."""
+        return list(self._running.values())
+
+    def drafted(self, session: Session) -> None:
+        """A drafter answered: a step that waits for it may start."""
+        if session.session_id in self._running:
+            self._arrived.set()
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            self._admit()
+            if not self._running:
+                self._work.clear()
+                await self._work.wait()
+                continue
+            await self._wait_for_drafts()
+            planned = self._plan()
+            if not planned:
+                continue
+            plan = StepPlan(tuple(self._session_plan(part) for part in planned))
+            try:
+                result = await loop.run_in_executor(self._thread, self._model.step, plan)
+            except Exception:
+                log.exception("step failed", sessions=len(planned), rows=plan.num_rows)
+                self._fail(planned)
+                continue
+            self._commit(planned, plan, result)
+            await asyncio.sleep(0)  # announcements and streams go out before the next plan
+
+    def _admit(self) -> None:
+        while self._queue and len(self._running) < self._limits.max_sessions:
+            session = self._queue.popleft()
+            if session.cancelled:
+                continue
+            # The slot is what takes memory; it is only reserved here and filled as tokens come.
+            session.slot = self._model.new_slot(len(session.request.prompt) + session.request.max_tokens)
+            session.admitted_s = time.monotonic()
+            self._running[session.session_id] = session
+            self._hub.engage(session)
+
+    # Waiting
+
+    async def _wait_for_drafts(self) -> None:
+        """Lets drafts arrive while that raises tokens per second; returns when the step should start."""
+        started = time.perf_counter()
+        while True:
+            await asyncio.sleep(0)  # let messages that are here be handled
+            late: list[tuple[DrafterLink, Session]] = []
+            wait_s = self._worthwhile_wait(late)
+            if wait_s <= 0.0:
+                break
+            self._arrived.clear()
+            try:
+                await asyncio.wait_for(self._arrived.wait(), wait_s)
+            except TimeoutError:
+                for link, session in late:
+                    link.overdue(session)
+                break
+        waited_s = time.perf_counter() - started
+        for session in self._running.values():
+            session.total.wait_s += waited_s / len(self._running)
+
+    def _worthwhile_wait(self, late: list[tuple[DrafterLink, Session]]) -> float:
+        pending: list[Pending] = []
+        expected_tokens = 0.0
+        rows = 0
+        for session in self._running.values():
+            if not self._decoding(session):
+                return 0.0  # a prompt is being read; drafts arrive meanwhile
+            planned = self._candidates(session, self._limits.max_nodes)
+            expected_tokens += 1.0 + sum(candidate.value for candidate in planned)
+            rows += 1 + len(planned)
+            for link in self._hub.serving(session):
+                due_s = link.due_in_s(session)
+                if due_s is not None:
+                    pending.append(Pending(due_s, link.gain.tokens))
+                    late.append((link, session))
+        if not pending:
+            return 0.0
+        return worthwhile_wait(pending, expected_tokens, self.cost.seconds(max(1, rows)))
+
+    @staticmethod
+    def _decoding(session: Session) -> bool:
+        return session.slot is not None and session.slot.length == session.length - 1
+
+    # Planning
+
+    def _candidates(self, session: Session, max_nodes: int) -> list[Candidate]:
+        limit = min(max_nodes, session.speculation.max_nodes or max_nodes)
+        room = session.request.max_tokens - session.num_generated - 1
+        if session.speculation.drafters == () or room <= 0:
+            return []
+        return session.trie.plan(self.calibration.probability, limit, max_depth=room)
+
+    def _plan(self) -> list[_Planned]:
+        prefill_left = PREFILL_ROWS
+        chains: dict[int, int] = {}
+        for session in self._running.values():
+            assert session.slot is not None
+            missing = session.length - session.slot.length
+            chain = 1 if missing == 1 else min(missing, prefill_left)
+            prefill_left -= chain if missing > 1 else 0
+            if chain > 0:
+                chains[session.session_id] = chain
+        offered: dict[int, list[Candidate]] = {}
+        for session_id, chain in chains.items():
+            session = self._running[session_id]
+            completes = session.slot is not None and session.slot.length + chain == session.length
+            room = min(self._limits.max_nodes, MAX_SESSION_ROWS - chain)
+            if completes:
+                offered[session_id] = self._candidates(session, room)
+        granted = grant(offered, sum(chains.values()), self.cost.seconds, self._limits.max_step_nodes)
+        return [
+            _Planned(self._running[session_id], chain, offered.get(session_id, [])[: granted.get(session_id, 0)])
+            for session_id, chain in chains.items()
+        ]
+
+    def _session_plan(self, part: _Planned) -> SessionPlan:
+        wanted = [link.info.commit_top_k for link in self._hub.serving(part.session)]
+        teaches = False
+        if self._lessons is not None and self._lessons.active and not part.session.request.no_store:
+            wanted.append(self._lessons.top_k)
+            teaches = True
+        return part.session.plan(part.candidates, part.num_chain, max(wanted, default=0), teaches)
+
+    # Committing
+
+    def _commit(self, planned: list[_Planned], plan: StepPlan, result: StepResult) -> None:
+        num_decoding = sum(1 for outcome in result.sessions if outcome.tokens)
+        plain_s = self.cost.seconds(num_decoding) / num_decoding if num_decoding else 0.0
+        self.cost.observe(plan.num_rows, result.seconds)
+        for part, rows, outcome in zip(planned, plan.sessions, result.sessions, strict=True):
+            session = part.session
+            if session.cancelled:
+                continue
+            share_s = result.seconds * rows.num_rows / plan.num_rows
+            if part.num_chain > 1 or not outcome.tokens:
+                session.total.prefill_s += share_s
+            else:
+                session.total.verify_s += share_s
+                session.total.steps += 1
+            if not outcome.tokens:
+                continue
+            self._learn(part, outcome)
+            taken = session.commit(outcome, part.candidates)
+            if part.num_chain == 1:
+                session.total.plain_s += plain_s * len(taken)
+            after = (rows.chain[-1], *rows.tree_tokens)
+            for link in self._hub.serving(session):
+                link.commit(session, taken, after, outcome.top)
+            if self._lessons is not None and rows.want_log_probs:
+                self._lessons.observe(session, outcome, taken, part.candidates)
+            if session.finish is not None:
+                self._hub.close(session)
+                del self._running[session.session_id]
+
+    def _learn(self, part: _Planned, outcome: SessionResult) -> None:
+        """What the step says about its candidates: those whose parent was picked were right or wrong."""
+        total = part.session.total
+        total.nodes += len(part.candidates)
+        accepted = set(outcome.accepted)
+        gained: dict[str, int] = {}
+        for index, candidate in enumerate(part.candidates):
+            for source in candidate.node.proposals:
+                total.credit(source).proposed += 1
+            if candidate.parent == ROOT or candidate.parent in accepted:
+                self.calibration.observe(candidate.node, index in accepted)
+            if index in accepted:
+                for drafter_id in {source.drafter_id for source in candidate.node.proposals}:
+                    gained[drafter_id] = gained.get(drafter_id, 0) + 1
+        for link in self._hub.serving(part.session):
+            link.gain.observe(gained.get(link.info.drafter_id, 0))
+
+    def _fail(self, planned: list[_Planned]) -> None:
+        error = PacelineError(Reason.INTERNAL, "the step that this request was in failed; the verifier's log has the cause")
+        for part in planned:
+            if not part.session.cancelled:
+                part.session.fail(error)
+                self._hub.close(part.session)
+                self._running.pop(part.session.session_id, None)

@@ -1,0 +1,1 @@
+"""The target model: loading it, and running one batched step of it."""

@@ -1,0 +1,91 @@
+"""What one forward pass is asked and what it answers: plain values, no tensors of the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from paceline.verifier.model.kv import KVSlot
+from paceline.verifier.sampling import Sampler
+
+ROOT = -1
+
+
+@dataclass(frozen=True, slots=True)
+class SessionPlan:
+    """One session's rows in a step.
+
+    The rows are `chain` (committed tokens that are not yet in the cache, a stretch of the prompt or the one token that
+    the last step ended with) and below it a tree of candidates.
+
+    Attributes:
+        slot: the session's place in the KV cache.
+        chain: committed tokens at positions slot.length, slot.length + 1, …; at least one.
+        completes: the chain ends with the last committed token, so the step yields new tokens. If not, it only
+            fills the cache, and there is no tree.
+        tree_tokens: [n] candidates below the end of the chain, parents before children.
+        tree_parents: [n] index into the tree, `ROOT` for the end of the chain.
+        sampler: how this session picks tokens.
+        top_k: how many of the target's best tokens to report at each verified position; 0 reports none.
+        want_log_probs: report log-probabilities with them.
+    """
+
+    slot: KVSlot
+    chain: tuple[int, ...]
+    completes: bool
+    tree_tokens: tuple[int, ...]
+    tree_parents: tuple[int, ...]
+    sampler: Sampler
+    top_k: int = 0
+    want_log_probs: bool = False
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.chain) + len(self.tree_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class TopRows:
+    """The target's best successors at the positions of a step.
+
+    Row 0 belongs to the end of the chain, row 1 + i to tree node i.
+
+    Attributes:
+        ids: [1 + n][k] token ids, best first.
+        log_probs: [accepted + 1][k] for the accepted path only (end of chain first), or empty.
+    """
+
+    ids: list[list[int]]
+    log_probs: list[list[float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionResult:
+    """What a step brought one session.
+
+    Attributes:
+        tokens: newly committed tokens: the accepted candidates and the target's own token after them. Empty if the
+            plan did not complete.
+        accepted: indices of the accepted tree nodes, along the path.
+        top: if asked for.
+    """
+
+    tokens: tuple[int, ...]
+    accepted: tuple[int, ...]
+    top: TopRows | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    sessions: tuple[SessionPlan, ...]
+
+    @property
+    def num_rows(self) -> int:
+        return sum(plan.num_rows for plan in self.sessions)
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """Results in the order of the plan, and how long the step took (forward, walk and compaction)."""
+
+    sessions: tuple[SessionResult, ...]
+    seconds: float

@@ -1,0 +1,90 @@
+"""Probes, on the machine and model at hand, whether a step's shape can change its logits.
+
+Paceline's text with speculation equals its text without because the logits are the same to the bit. That rests on
+properties of matrix kernels that their makers don't promise, so they are measured when a model is loaded, not assumed.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from paceline.verifier.model.batch import SessionPlan, StepPlan
+from paceline.verifier.model.runner import Runner
+from paceline.verifier.sampling import Sampler, Sampling
+
+NUM_TOKENS = 24
+PROBE_SEED = 20_261_121
+
+
+def probe(runner: Runner, num_tokens: int = NUM_TOKENS) -> float:
+    """Greatest difference of any logit between decoding tokens one by one and verifying them in trees; 0.0 is exact.
+
+    Random tokens go through the model singly; then the same ones as a prompt in uneven chunks, and as branches of trees
+    with junk between the ancestors. Takes about `num_tokens` forward passes.
+    """
+    generator = torch.Generator().manual_seed(PROBE_SEED)
+    high = runner.vocab_size
+    tokens = torch.randint(high, (num_tokens,), generator=generator).tolist()
+    junk = torch.randint(high, (num_tokens,), generator=generator).tolist()
+    single = _one_by_one(runner, tokens)
+    worst = 0.0
+    for chunk in (1, 3, 7):
+        worst = max(worst, _difference(_in_chunks(runner, tokens, chunk), single))
+    for depth in (2, 5):
+        worst = max(worst, _difference(_in_trees(runner, tokens, junk, depth), single))
+    return worst
+
+
+def _difference(some: dict[int, torch.Tensor], reference: dict[int, torch.Tensor]) -> float:
+    return max(float((logits - reference[position]).abs().max()) for position, logits in some.items())
+
+
+def _sampler() -> Sampler:
+    return Sampler(Sampling())
+
+
+@torch.inference_mode()
+def _one_by_one(runner: Runner, tokens: list[int]) -> dict[int, torch.Tensor]:
+    slot = runner.new_slot(len(tokens))
+    logits: dict[int, torch.Tensor] = {}
+    for position, token in enumerate(tokens):
+        plan = SessionPlan(slot, (token,), True, (), (), _sampler())
+        logits[position] = runner.forward((plan,))[0]
+        slot.commit(1, ())
+    return logits
+
+
+@torch.inference_mode()
+def _in_chunks(runner: Runner, tokens: list[int], chunk: int) -> dict[int, torch.Tensor]:
+    slot = runner.new_slot(len(tokens))
+    logits: dict[int, torch.Tensor] = {}
+    for start in range(0, len(tokens), chunk):
+        part = tuple(tokens[start : start + chunk])
+        plan = SessionPlan(slot, part, True, (), (), _sampler())
+        logits[start + len(part) - 1] = runner.forward((plan,))[0]
+        slot.commit(len(part), ())
+    return logits
+
+
+@torch.inference_mode()
+def _in_trees(runner: Runner, tokens: list[int], junk: list[int], depth: int) -> dict[int, torch.Tensor]:
+    """Each step's tree holds the next `depth` tokens as one path, and a junk sibling before each of them."""
+    slot = runner.new_slot(len(tokens))
+    logits: dict[int, torch.Tensor] = {}
+    for start in range(0, len(tokens), depth + 1):
+        path = tokens[start + 1 : start + 1 + depth]
+        tree: list[int] = []
+        parents: list[int] = []
+        accepted: list[int] = []
+        for step, token in enumerate(path):
+            parent = accepted[-1] if accepted else -1
+            tree += [junk[start + step], token]
+            parents += [parent, parent]
+            accepted.append(len(tree) - 1)
+        plan = SessionPlan(slot, (tokens[start],), True, tuple(tree), tuple(parents), _sampler())
+        rows = runner.forward((plan,))
+        logits[start] = rows[0]
+        for offset, node in enumerate(accepted):
+            logits[start + 1 + offset] = rows[node + 1]
+        slot.commit(1, tuple(accepted))
+    return logits

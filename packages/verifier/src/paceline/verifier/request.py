@@ -1,0 +1,42 @@
+"""A checked request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from paceline.verifier.sampling import Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Speculation:
+    """Who may draft for a request. `drafters` None means every drafter that is connected, () means none.
+
+    Entries are drafter ids or names; max_nodes bounds the candidates of one step, 0 takes the verifier's default.
+    """
+
+    drafters: tuple[str, ...] | None = None
+    max_nodes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a client asked for, in tokens and within bounds.
+
+    Attributes:
+        prompt: token ids, at least one.
+        committed: tokens of the answer that the client already has; generation goes on after them.
+        max_tokens: of the answer, committed ones included.
+        segment_tokens: tokens between outcomes, 0 for only one at the end.
+    """
+
+    request_id: str
+    prompt: tuple[int, ...]
+    sampling: Sampling
+    max_tokens: int
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    speculation: Speculation = Speculation()
+    tenant: str = ""
+    no_store: bool = False
+    committed: tuple[int, ...] = ()
+    segment_tokens: int = 0

