@@ -82,7 +82,7 @@ def load_settings(settings_class: type[S], arguments: Sequence[str], prog: str) 
 
     Exits with code 2 and one line a problem if a setting is unknown or out of bounds.
     """
-    arguments, config = _split_config(list(arguments))
+    flags_given, config = _split_config(list(arguments))
 
     class Loader(settings_class):  # type: ignore[valid-type, misc]
         __doc__ = settings_class.__doc__
@@ -99,7 +99,7 @@ def load_settings(settings_class: type[S], arguments: Sequence[str], prog: str) 
             flags: CliSettingsSource[Any] = CliSettingsSource(
                 settings_cls,
                 cli_prog_name=prog,
-                cli_parse_args=arguments,
+                cli_parse_args=flags_given,
                 cli_kebab_case=True,
                 cli_implicit_flags=True,
                 cli_hide_none_type=True,

@@ -16,7 +16,7 @@ from paceline.verifier.cost import ForwardCost, measure
 from paceline.verifier.engine import Engine, EngineLimits
 from paceline.verifier.lessons import Lessons
 from paceline.verifier.model.batch import SessionPlan, StepPlan
-from paceline.verifier.model.exactness import probe
+from paceline.verifier.model.exactness import disagreement, probe
 from paceline.verifier.model.load import Target, load_target
 from paceline.verifier.model.runner import Runner
 from paceline.verifier.sampling import Sampler, Sampling
@@ -26,7 +26,7 @@ from paceline.verifier.version import VERSION
 from paceline.wire import logs
 from paceline.wire.membership import Membership
 from paceline.wire.server import Server, run
-from paceline.wire.settings import Command, run_commands
+from paceline.wire.settings import Command, StartupError, run_commands
 from paceline.wire.version import make_peer
 
 log = structlog.get_logger()
@@ -34,6 +34,7 @@ log = structlog.get_logger()
 SERVICE = "paceline.v1.Verifier"
 LESSON_TOP_K = 8
 NO_TRAINER = "none"
+MAX_DISAGREEMENT = 0.1  # of the logits' spread, between our attention and transformers' own
 
 
 class Verifier:
@@ -109,6 +110,8 @@ class Verifier:
         deadline = time.monotonic() + self.settings.drain_s
         while self.state.by_request and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
+        if self.state.loaded is not None:
+            await self.state.loaded.engine.stop()  # what still runs is told to go on elsewhere
         for link in list(self.state.hub.links.values()):
             link.shut()
 
@@ -123,7 +126,7 @@ class Verifier:
 
 
 def prepare(settings: VerifierSettings) -> tuple[Target, Runner, ForwardCost]:
-    """Loads the model, probes its exactness, measures its forward pass. Raises StartupError."""
+    """Loads the model, checks it against transformers, measures it, probes its exactness. Raises StartupError."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
     started = time.perf_counter()
@@ -132,6 +135,12 @@ def prepare(settings: VerifierSettings) -> tuple[Target, Runner, ForwardCost]:
     runner = Runner(target.model)
     log.info("model loaded", model=settings.model, seconds=round(time.perf_counter() - started, 1), dtype=target.dtype)
     started = time.perf_counter()
+    apart = disagreement(runner)
+    if not apart <= MAX_DISAGREEMENT:
+        raise StartupError(
+            f"--model {settings.model}: {target.architecture} attends in a way that verifying trees does not reproduce "
+            f"(its logits are {apart:.2g} of their spread away from transformers' own); choose another model"
+        )
     cost = measure(lambda rows: timed_forward(runner, rows))
     worst = probe(runner)
     if worst == 0.0:

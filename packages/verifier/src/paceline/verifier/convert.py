@@ -136,7 +136,7 @@ def _prompt(
         messages = message.messages.messages
         if len(messages) > MAX_MESSAGES:
             raise out_of_range("messages", f"{len(messages)} messages", f"at most {MAX_MESSAGES}")
-        _check_length("messages", "".join(item.content for item in messages), MAX_TEXT)
+        _check_length("messages", "".join(item.role + item.content for item in messages), MAX_TEXT)
         if messages:
             prompt = apply_chat_template([{"role": item.role, "content": item.content} for item in messages])
     elif kind == "token_ids":
@@ -155,7 +155,7 @@ def _prompt(
 def _max_tokens(asked: int, prompt_length: int, limits: Limits) -> int:
     room = limits.context_length - prompt_length
     if asked == 0:
-        return min(limits.default_max_tokens, room)
+        return min(limits.default_max_tokens, limits.max_tokens, room)
     if asked > limits.max_tokens:
         raise out_of_range("limits.max_tokens", asked, f"at most {limits.max_tokens}")
     if asked > room:
@@ -211,20 +211,20 @@ _FINISH = {
 
 
 def event_to_proto(
-    event: domain.Event, names: dict[str, str], prompt_tokens: int, elapsed_s: float
+    event: domain.Event, names: dict[str, str], prompt_tokens: int
 ) -> generation_pb2.GenerateEvent:
     """names: drafter names by id."""
     match event:
         case domain.TokensEvent():
             return generation_pb2.GenerateEvent(tokens=_tokens_to_proto(event, names))
         case domain.SegmentEvent():
-            outcome = outcome_to_proto(event.outcome, names, prompt_tokens, elapsed_s)
+            outcome = outcome_to_proto(event.outcome, names, prompt_tokens)
             return generation_pb2.GenerateEvent(outcome=outcome)
         case domain.FinishedEvent():
             finished = generation_pb2.Finished(
                 reason=_FINISH[event.reason],
                 stop_string=event.stop_string,
-                total=outcome_to_proto(event.total, names, prompt_tokens, elapsed_s),
+                total=outcome_to_proto(event.total, names, prompt_tokens),
             )
             return generation_pb2.GenerateEvent(finished=finished)
         case domain.FailedEvent():
@@ -246,7 +246,7 @@ def _tokens_to_proto(event: domain.TokensEvent, names: dict[str, str]) -> genera
 
 
 def outcome_to_proto(
-    outcome: domain.Outcome, names: dict[str, str], prompt_tokens: int, elapsed_s: float
+    outcome: domain.Outcome, names: dict[str, str], prompt_tokens: int
 ) -> generation_pb2.Outcome:
     return generation_pb2.Outcome(
         tokens=outcome.tokens,
@@ -256,7 +256,7 @@ def outcome_to_proto(
         plain_s=outcome.plain_s,
         wait_s=outcome.wait_s,
         prefill_s=outcome.prefill_s,
-        elapsed_s=elapsed_s,
+        elapsed_s=outcome.elapsed_s,
         prompt_tokens=prompt_tokens,
         drafters=[
             generation_pb2.DrafterCredit(

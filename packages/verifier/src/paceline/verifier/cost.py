@@ -39,7 +39,8 @@ class ForwardCost:
         """A pass took this long: moves the nearest knot a little by the ratio of measured to expected time."""
         ratio = min(2.0, max(0.5, seconds / self.seconds(num_rows)))
         nearest = min(range(len(self.rows)), key=lambda index: abs(self.rows[index] - num_rows))
-        self._seconds[nearest] *= 1.0 + ADAPTATION * (ratio - 1.0)
+        # From the knot, not from the measurement behind it: one that lies below its left neighbour would drift to 0.
+        self._seconds[nearest] = self.knots[nearest] * (1.0 + ADAPTATION * (ratio - 1.0))
 
 
 def measure(forward: Callable[[int], float], repeats: int = 3) -> ForwardCost:

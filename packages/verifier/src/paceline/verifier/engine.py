@@ -24,7 +24,7 @@ from paceline.verifier.model.kv import KVSlot
 from paceline.verifier.planning import grant
 from paceline.verifier.session import Session
 from paceline.verifier.trie import Candidate
-from paceline.verifier.waiting import Pending, worthwhile_wait
+from paceline.verifier.waiting import MAX_WAIT_S, Pending, worthwhile_wait
 from paceline.wire.errors import PacelineError, Reason
 from paceline.wire.tree import ROOT
 
@@ -133,7 +133,8 @@ class Engine:
         if session.finish is not None:
             session.emit_finished()
             return
-        if len(self._queue) >= self._limits.max_queue:
+        free = self._limits.max_sessions - len(self._running)  # as many leave the queue at once
+        if len(self._queue) >= self._limits.max_queue + free:
             raise PacelineError(
                 Reason.OVERLOADED,
                 f"{len(self._queue)} requests are waiting, the limit; try again later or add verifiers",
@@ -144,6 +145,7 @@ class Engine:
             )
         self._queue.append(session)
         self._work.set()
+        self._arrived.set()
 
     def cancel(self, session: Session) -> None:
         """Frees the session's slot at once (a step in flight finishes without it)."""
@@ -153,6 +155,7 @@ class Engine:
         if self._running.pop(session.session_id, None) is not None:
             self._hub.close(session)
         self._work.set()
+        self._arrived.set()
 
     def sessions(self) -> list[Session]:
         """Those that run."""
@@ -178,15 +181,17 @@ class Engine:
             plan = StepPlan(tuple(self._session_plan(part) for part in planned))
             try:
                 result = await loop.run_in_executor(self._thread, self._model.step, plan)
+                self._commit(planned, plan, result)
             except Exception:
                 log.exception("step failed", sessions=len(planned), rows=plan.num_rows)
                 self._fail(planned)
-                continue
-            self._commit(planned, plan, result)
             await asyncio.sleep(0)  # announcements and streams go out before the next plan
 
+    def _can_admit(self) -> bool:
+        return bool(self._queue) and len(self._running) < self._limits.max_sessions
+
     def _admit(self) -> None:
-        while self._queue and len(self._running) < self._limits.max_sessions:
+        while self._can_admit():
             session = self._queue.popleft()
             if session.cancelled:
                 continue
@@ -204,7 +209,8 @@ class Engine:
         while True:
             await asyncio.sleep(0)  # let messages that are here be handled
             late: list[tuple[DrafterLink, Session]] = []
-            wait_s = self._worthwhile_wait(late)
+            left_s = started + MAX_WAIT_S - time.perf_counter()
+            wait_s = 0.0 if self._can_admit() else min(left_s, self._worthwhile_wait(late))
             if wait_s <= 0.0:
                 break
             self._arrived.clear()
@@ -300,6 +306,7 @@ class Engine:
             if not outcome.tokens:
                 continue
             self._learn(part, outcome)
+            session.total.elapsed_s = time.monotonic() - session.admitted_s
             taken = session.commit(outcome, part.candidates)
             if part.num_chain == 1:
                 session.total.plain_s += plain_s * len(taken)

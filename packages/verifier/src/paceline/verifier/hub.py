@@ -139,7 +139,7 @@ class DrafterLink:
         """Seconds until a draft for the session's present state should arrive; None if none is to be expected."""
         if self.quarantined or self._answered.get(session.session_id) == session.length:
             return None
-        sent_at = self._sent.get(session.session_id, {}).get(session.length)
+        sent_at = self._sent_at(session.session_id).get(session.length)
         if sent_at is None:
             # Not even sent: the stream's writer runs as soon as the loop is free.
             return self.latency.mean_s if session.session_id in self._sessions else None
@@ -150,9 +150,18 @@ class DrafterLink:
 
     def overdue(self, session: Session) -> None:
         """A step stopped waiting for this drafter: it is slower than was thought."""
-        sent_at = self._sent.get(session.session_id, {}).get(session.length)
-        if sent_at is not None and self._answered.get(session.session_id) != session.length:
-            self.latency.observe(max(self.latency.mean_s, 2.0 * (self._clock() - sent_at)))
+        if session.session_id not in self._sessions:
+            return
+        sent_at = self._sent_at(session.session_id).get(session.length)
+        if sent_at is None or self._answered.get(session.session_id) == session.length:
+            return
+        elapsed_s = self._clock() - sent_at
+        if elapsed_s >= self.latency.mean_s:  # else it was another drafter that was waited for
+            self.latency.observe(2.0 * elapsed_s)
+
+    def _sent_at(self, session_id: int) -> OrderedDict[int, float]:
+        """When each of the latest context lengths was sent."""
+        return self._sent.setdefault(session_id, OrderedDict())
 
     # What it says.
 
@@ -195,18 +204,20 @@ class DrafterLink:
                 value=anchor.digest,
                 limit=known,
             )
+        if not len(tree) and not message.final:
+            return None
         self._observe_latency(session, anchor.length)
         committed = session.tokens[anchor.length :]
         grafted = session.trie.graft(tree, self.sources, committed)
         if grafted.stale:
             for strategy in set(tree.strategy):
                 session.total.credit(self.sources[strategy]).stale += 1
-        if anchor.length == session.length and (message.final or grafted.num_nodes):
+        if anchor.length == session.length:
             self._answered[session.session_id] = session.length
         return session
 
     def _observe_latency(self, session: Session, length: int) -> None:
-        sent_at = self._sent.get(session.session_id, {}).pop(length, None)
+        sent_at = self._sent_at(session.session_id).pop(length, None)
         if sent_at is not None:
             self.latency.observe(self._clock() - sent_at)
 
@@ -245,19 +256,24 @@ class DrafterLink:
         """Takes the messages that are due."""
         while self._refusals:
             yield drafting_pb2.VerifierMessage(refusal=self._refusals.popleft())
-        while self._updates:
-            session_id, update = self._updates.popitem(last=False)
-            session = self._sessions[session_id]
-            if update.opened:
-                yield drafting_pb2.VerifierMessage(
-                    opened=opened_message(session, self._memory_key(session), self._nodes(session))
-                )
-            if update.tokens or update.top_tokens:
-                yield drafting_pb2.VerifierMessage(commit=self._commit_message(session, update))
-            self._remember_send(session)
-        while self._closings:
-            session_id = self._closings.popleft()
-            yield drafting_pb2.VerifierMessage(closed=drafting_pb2.SessionClosed(session_id=session_id))
+        while self._closings or self._updates:
+            if self._closings:  # first, since a session can have been opened again after it was closed
+                closed = drafting_pb2.SessionClosed(session_id=self._closings.popleft())
+                yield drafting_pb2.VerifierMessage(closed=closed)
+            else:
+                # A message says what holds when it is made, so all of a session's are made before any is given out.
+                yield from self._update_messages(*self._updates.popitem(last=False))
+
+    def _update_messages(self, session_id: int, update: _Update) -> list[drafting_pb2.VerifierMessage]:
+        session = self._sessions[session_id]
+        messages: list[drafting_pb2.VerifierMessage] = []
+        if update.opened:
+            opened = opened_message(session, self._memory_key(session), self._nodes(session))
+            messages.append(drafting_pb2.VerifierMessage(opened=opened))
+        if update.tokens or update.top_tokens:
+            messages.append(drafting_pb2.VerifierMessage(commit=self._commit_message(session, update)))
+        self._remember_send(session)
+        return messages
 
     def _nodes(self, session: Session) -> int:
         return min(self._max_nodes, session.speculation.max_nodes or self._max_nodes)
@@ -271,7 +287,7 @@ class DrafterLink:
         return commit
 
     def _remember_send(self, session: Session) -> None:
-        sent = self._sent.setdefault(session.session_id, OrderedDict())
+        sent = self._sent_at(session.session_id)
         sent[session.length] = self._clock()
         while len(sent) > REMEMBERED_SENDS:
             sent.popitem(last=False)

@@ -75,7 +75,13 @@ class Lessons:
         """A step's tokens. `taken` may be fewer than the result's, when the answer ended."""
         if session.request.no_store or result.top is None:
             return
-        stretch = self._stretches.setdefault(session.session_id, _Stretch(session.length - len(taken)))
+        start = session.length - len(taken)
+        stretch = self._stretches.get(session.session_id)
+        if stretch is not None and stretch.start + len(stretch.accepted) != start:
+            self._close(session)  # steps in between were not observed: there was no trainer then
+            stretch = None
+        if stretch is None:
+            stretch = self._stretches[session.session_id] = _Stretch(start)
         for candidate in candidates:
             stretch.drafter_ids.update(source.drafter_id for source in candidate.node.proposals)
         rows = [0, *(node + 1 for node in result.accepted)]

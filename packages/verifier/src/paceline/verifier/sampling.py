@@ -14,6 +14,9 @@ import torch
 from paceline.wire import noise
 
 
+MIN_TEMPERATURE = 1e-6  # colder is greedy in all but name, and logits / T would overflow float32
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """Checked sampling parameters; see `paceline.v1.Sampling` for their meaning."""
@@ -39,7 +42,7 @@ class Sampler:
         """The token at `position`. logits: [vocab], any float type."""
         if self.greedy:
             return int(torch.argmax(logits))
-        scores = filtered(logits.float() / self.sampling.temperature, self.sampling)
+        scores = filtered(logits.float() / max(self.sampling.temperature, MIN_TEMPERATURE), self.sampling)
         return int(torch.argmax(scores + gumbel(self.sampling.seed, position, scores.shape[0], scores.device)))
 
 

@@ -7,7 +7,6 @@ import hashlib
 import hmac
 import itertools
 import secrets
-import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -87,7 +86,6 @@ class VerifierService(verifier_pb2_grpc.VerifierServicer):
     async def Generate(
         self, request: generation_pb2.GenerateRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[generation_pb2.GenerateEvent]:
-        started_s = time.monotonic()
         state, loaded = self._state, self._state.ready()
         if state.draining:
             raise PacelineError(Reason.DRAINING, "this verifier is shutting down; use another", retry_after_s=1.0)
@@ -120,8 +118,7 @@ class VerifierService(verifier_pb2_grpc.VerifierServicer):
             while True:
                 event = await session.events.get()
                 names.update(state.drafter_names())
-                elapsed_s = time.monotonic() - started_s
-                yield convert.event_to_proto(event, names, len(checked.prompt), elapsed_s)
+                yield convert.event_to_proto(event, names, len(checked.prompt))
                 if isinstance(event, FinishedEvent):
                     return
         finally:

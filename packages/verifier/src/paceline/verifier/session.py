@@ -47,6 +47,7 @@ class Outcome:
     plain_s: float = 0.0
     wait_s: float = 0.0
     prefill_s: float = 0.0
+    elapsed_s: float = 0.0
     credits: dict[Source, Credit] = field(default_factory=dict)
 
     def credit(self, source: Source) -> Credit:
@@ -71,6 +72,7 @@ class Outcome:
             self.plain_s - earlier.plain_s,
             self.wait_s - earlier.wait_s,
             self.prefill_s - earlier.prefill_s,
+            self.elapsed_s - earlier.elapsed_s,
             credits,
         )
 
@@ -124,7 +126,7 @@ class Session:
         self.session_id = session_id
         self.request = request
         self.speculation: Speculation = request.speculation
-        self.tokens: list[int] = [*request.prompt, *request.committed]
+        self.tokens: list[int] = list(request.prompt)
         self.trie = CandidateTrie(max_trie_nodes)
         self.sampler = Sampler(request.sampling)
         self.slot: KVSlot | None = None
@@ -139,13 +141,9 @@ class Session:
         # digests[i] is the digest of the first len(prompt) + i tokens.
         self._digests = [digest.digest_of(request.prompt)]
         for token in request.committed:
-            self._digests.append(digest.extend(self._digests[-1], (token,)))
-            self._text.push(token)
-            self._check_end(token)
+            self._append(token)
             if self.finish is not None:
                 break
-        if self.num_generated >= request.max_tokens:
-            self.finish = self.finish or Finish.LENGTH
 
     @property
     def num_generated(self) -> int:
@@ -193,10 +191,7 @@ class Session:
                 self.total.credit(source).accepted += 1
             sources.append(proposers[0] if proposers else None)
             taken.append(token)
-            self.tokens.append(token)
-            self._digests.append(digest.extend(self._digests[-1], (token,)))
-            texts.append(self._text.push(token))
-            self._check_end(token)
+            texts.append(self._append(token))
             if self.finish is not None:
                 texts.append(self._text.finish())
                 break
@@ -206,11 +201,16 @@ class Session:
         self._emit_outcomes()
         return tuple(taken)
 
-    def _check_end(self, token: int) -> None:
+    def _append(self, token: int) -> str:
+        """One more token of the answer; returns the text it releases, and sets `finish` if it is the last."""
+        self.tokens.append(token)
+        self._digests.append(digest.extend(self._digests[-1], (token,)))
+        text = self._text.push(token)
         if token in self._eos or self._text.stopped_by is not None:
             self.finish = Finish.STOP
         elif self.num_generated >= self.request.max_tokens:
             self.finish = Finish.LENGTH
+        return text
 
     def _emit_outcomes(self) -> None:
         every = self.request.segment_tokens

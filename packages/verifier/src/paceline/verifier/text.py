@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 PROMPT_TAIL = 6  # tokens of the prompt that are decoded along, for tokenizers that strip a leading space
-MAX_WINDOW = 16  # tokens after which an incomplete character is emitted as it is
+MAX_WINDOW = 64  # tokens after which what seems an incomplete character is emitted as it is
 REPLACEMENT = "\ufffd"
 
 

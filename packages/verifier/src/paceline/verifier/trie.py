@@ -72,10 +72,10 @@ class CandidateTrie:
             committed: tokens committed since the tree's anchor. If the tree contains them as a path, the rest is
                 grafted below; if not, the tree is stale.
         """
-        anchor = _descend(tree, committed)
-        if anchor is None:
+        anchors = _descend(tree, committed)
+        if not anchors:
             return Grafted(stale=True)
-        placed: dict[int, Node] = {anchor: self.root}
+        placed: dict[int, Node] = dict.fromkeys(anchors, self.root)
         num_dropped = 0
         for index, parent_index in enumerate(tree.parents):
             parent = placed.get(parent_index)
@@ -91,7 +91,7 @@ class CandidateTrie:
                 self.num_nodes += 1
             node.proposals[sources[tree.strategy[index]]] = tree.log_confidence[index]
             placed[index] = node
-        return Grafted(False, len(placed) - 1, num_dropped)
+        return Grafted(False, len(placed) - len(anchors), num_dropped)
 
     def plan(self, probability: Callable[[Node], float], max_nodes: int, max_depth: int) -> list[Candidate]:
         """The `max_nodes` most valuable nodes, parents first.
@@ -159,14 +159,12 @@ def _prune(root: Node) -> None:
         pending.extend(node.children.values())
 
 
-def _descend(tree: DraftTree, committed: Sequence[int]) -> int | None:
-    """Index of the tree's node at the end of the path `committed`, `ROOT` if that is empty, None if it isn't there."""
-    at = ROOT
+def _descend(tree: DraftTree, committed: Sequence[int]) -> set[int]:
+    """Indices of the tree's nodes at the end of the path `committed`: `ROOT` if that is empty, none if it isn't there,
+    several if the tree says the same more than once."""
+    at = {ROOT}
     for token in committed:
-        for index in range(at + 1, len(tree)):
-            if tree.parents[index] == at and tree.tokens[index] == token:
-                at = index
-                break
-        else:
-            return None
+        at = {i for i in range(len(tree)) if tree.parents[i] in at and tree.tokens[i] == token}
+        if not at:
+            break
     return at

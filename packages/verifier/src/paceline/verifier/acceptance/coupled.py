@@ -30,8 +30,8 @@ def coupled(tokens: Sequence[int], parents: Sequence[int], pick: Callable[[int],
             node, in order of depth.
     """
     children: dict[tuple[int, int], int] = {}
-    for node, (token, parent) in enumerate(zip(tokens, parents, strict=True)):
-        children.setdefault((parent, token), node)
+    for child, (token, parent) in enumerate(zip(tokens, parents, strict=True)):
+        children.setdefault((parent, token), child)
     committed: list[int] = []
     accepted: list[int] = []
     node: int | None = ROOT

@@ -14,6 +14,7 @@ ancestors lie scattered over the tree. So every sum here runs over the row's own
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,7 @@ MAX_INNER = 384
 MAX_SESSION_ROWS = MAX_INNER - BLOCK  # rows of one session in one step
 MIN_PRODUCT_ROWS = 4
 MIN_PRODUCT_COLUMNS = 16
+SMALL_PRODUCT = 400  # multiplications below which torch takes a kernel of its own, with another rounding
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,9 @@ def attend(
     total = length + num_rows
     # Query heads that share a key head become rows of one product.
     grouped = (query * scaling).to(keys.dtype).reshape(kv_heads, -1, query.shape[-1])
-    padding = MIN_PRODUCT_ROWS - grouped.shape[1]
+    # An inner size of 1 rounds the same everywhere; from 2 up the product must be large enough for oneMKL.
+    min_rows = max(MIN_PRODUCT_ROWS, math.ceil(SMALL_PRODUCT / (2 * values.shape[-1])))
+    padding = min_rows - grouped.shape[1]
     if padding > 0:
         grouped = torch.cat([grouped, grouped[:, -1:].expand(-1, padding, -1)], dim=1)
     # A single key would take a matrix-vector kernel; the columns beyond `total` are dropped at once.

