@@ -10,6 +10,7 @@ import typer
 from demo import console
 from measure import Answer, ask, request_for
 
+from paceline.v1 import router_pb2_grpc
 from paceline.wire.channel import connect
 from paceline.wire.settings import ClientSettings
 from paceline.wire.status import from_rpc_error
@@ -28,6 +29,7 @@ def main(
 async def converse(router: str, max_tokens: int, temperature: float, speculation: bool) -> None:
     history: list[tuple[str, str]] = []
     async with connect(router, ClientSettings()) as channel:
+        stub = router_pb2_grpc.RouterStub(channel)
         while question := await asyncio.to_thread(_read):
             request = request_for(
                 [*history, ("user", question)],
@@ -37,7 +39,7 @@ async def converse(router: str, max_tokens: int, temperature: float, speculation
                 speculation=speculation,
             )
             try:
-                answer = await ask(channel, request, lambda text: print(text, end="", flush=True))
+                answer = await ask(stub, request, lambda text: print(text, end="", flush=True))
             except grpc.aio.AioRpcError as error:
                 refusal = from_rpc_error(error)
                 console.print(refusal.message if refusal else f"{router}: {error.details()}", style="red", markup=False)

@@ -20,6 +20,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from stack import Stack, StackError
 
+from paceline.v1 import router_pb2_grpc
 from paceline.wire.channel import connect
 from paceline.wire.settings import ClientSettings
 
@@ -125,7 +126,8 @@ def start_services(stack: Stack, model: str, progress: Progress) -> str:
 async def run_prompts(router: str, prompts: tuple[str, ...], max_tokens: int, temperature: float) -> list[Row]:
     rows: list[Row] = []
     async with connect(router, ClientSettings()) as channel:
-        await ask(channel, request_for([("user", "Hello!")], max_tokens=8, speculation=False))  # warm caches
+        stub = router_pb2_grpc.RouterStub(channel)
+        await ask(stub, request_for([("user", "Hello!")], max_tokens=8, speculation=False))  # warm caches
         for number, prompt in enumerate(prompts):
             console.print(f"\n[bold]{number + 1}/{len(prompts)}  {prompt}[/bold]", highlight=False)
             asked = {
@@ -133,8 +135,8 @@ async def run_prompts(router: str, prompts: tuple[str, ...], max_tokens: int, te
                 "temperature": temperature,
                 "seed": number,
             }
-            drafted = await ask(channel, request_for([("user", prompt)], **asked), _print_text)
-            plain = await ask(channel, request_for([("user", prompt)], speculation=False, **asked))
+            drafted = await ask(stub, request_for([("user", prompt)], **asked), _print_text)
+            plain = await ask(stub, request_for([("user", prompt)], speculation=False, **asked))
             row = Row(prompt, plain, drafted)
             rows.append(row)
             same = "[green]identical[/green]" if row.identical else "[red]NOT IDENTICAL[/red]"

@@ -1,4 +1,4 @@
-"""Asking a router and counting what came back."""
+"""Asking a router, or a verifier, and counting what came back."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import grpc.aio
-
-from paceline.v1 import generation_pb2, router_pb2_grpc, types_pb2
+from paceline.v1 import generation_pb2, router_pb2_grpc, types_pb2, verifier_pb2_grpc
 
 
 @dataclass
@@ -53,15 +51,18 @@ def request_for(
     )
 
 
+Stub = router_pb2_grpc.RouterStub | verifier_pb2_grpc.VerifierStub
+
+
 async def ask(
-    channel: grpc.aio.Channel,
+    stub: Stub,
     request: generation_pb2.GenerateRequest,
     on_text: Callable[[str], None] = lambda _text: None,
 ) -> Answer:
-    """Sends a request to a router and gathers its answer; `on_text` sees the text as it comes."""
+    """Sends a request and gathers its answer; `on_text` sees the text as it comes."""
     answer = Answer()
     started = time.perf_counter()
-    async for event in router_pb2_grpc.RouterStub(channel).Generate(request):
+    async for event in stub.Generate(request):
         kind = event.WhichOneof("event")
         if kind == "started":
             answer.seed, answer.prompt_tokens = event.started.seed, event.started.prompt_tokens

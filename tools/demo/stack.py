@@ -100,10 +100,15 @@ class Stack:
         """Starts a Python process that understands --ready-file."""
         ready_file = self.folder / f"{name}.ready"
         ready_file.unlink(missing_ok=True)
+        return self.spawn_plain(name, *command, "--ready-file", str(ready_file))
+
+    def spawn_plain(self, name: str, *command: str) -> Service:
+        """Starts any Python process; its output goes to its log."""
+        ready_file = self.folder / f"{name}.ready"
         log = self.folder / f"{name}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, *command, "--ready-file", str(ready_file)],
+                [sys.executable, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -121,6 +126,14 @@ class Stack:
                 slow = ", ".join(f"{service.name} ({service.last_words()})" for service in waiting)
                 raise StackError(f"not ready after {timeout_s:.0f} s: {slow}")
             tick()
+            time.sleep(POLL_S)
+
+    def wait_for_output(self, service: Service, words: str, timeout_s: float = 30.0) -> None:
+        """Until a process has printed these words."""
+        deadline = time.monotonic() + timeout_s
+        while words not in service.log.read_text(errors="replace"):
+            if service.process.poll() is not None or time.monotonic() > deadline:
+                raise StackError(f"{service.name} did not print {words!r}: {service.last_words()}")
             time.sleep(POLL_S)
 
     def wait_connected(self, router: str, drafter_names: list[str], verifiers: int = 1, timeout_s: float = 30.0) -> None:

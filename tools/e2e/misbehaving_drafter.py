@@ -2,8 +2,10 @@
 
     python tools/e2e/misbehaving_drafter.py --verifier HOST:PORT --mode garbage|malformed|late|silent
 
-It dials, says Hello, and answers each opening and commit as its mode says. Standard output tells what happened, one
-JSON object a line: {"event": "welcome" | "sent" | "refusal" | "lost", …}. SIGTERM says Goodbye and exits with 0.
+It dials, says Hello, and answers each opening and commit as its mode says. Standard output tells what
+happened, one
+JSON object a line: {"event": "welcome" | "sent" | "refusal" | "lost", …}. SIGTERM says Goodbye and exits with
+0.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+
 from paceline.v1 import drafting_pb2, verifier_pb2_grpc
 from paceline.wire.channel import connect
 from paceline.wire.digest import extend
@@ -164,6 +167,7 @@ class Misbehaver:
         self._sessions: dict[int, Anchor] = {}
         self._max_nodes: dict[int, int] = {}
         self._answers: set[asyncio.Task[None]] = set()
+        self._writing = asyncio.Lock()  # a second write during a first breaks a grpc.aio call
 
     async def converse(self, call: Any) -> None:
         """Hello, then one answer per opening and commit, until the verifier ends the stream."""
@@ -225,15 +229,23 @@ class Misbehaver:
             spoil = next(self._faults)
             spoil(draft, welcome)
             fault = spoil.__name__
-        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            await call.write(drafting_pb2.DrafterMessage(draft=draft))
+        if await self._write(call, drafting_pb2.DrafterMessage(draft=draft)):
             tell("sent", fault=fault)
 
     async def _leave_when_told(self, call: Any) -> None:
         await self._stopping.wait()
-        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            await call.write(drafting_pb2.DrafterMessage(goodbye=drafting_pb2.Goodbye(reason="stopping")))
+        goodbye = drafting_pb2.Goodbye(reason="stopping")
+        if await self._write(call, drafting_pb2.DrafterMessage(goodbye=goodbye)):
             await call.done_writing()
+
+    async def _write(self, call: Any, message: drafting_pb2.DrafterMessage) -> bool:
+        """Whether it could be written; the read knows why not."""
+        async with self._writing:
+            try:
+                await call.write(message)
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                return False
+            return True
 
 
 async def misbehave(arguments: argparse.Namespace) -> None:
@@ -243,6 +255,7 @@ async def misbehave(arguments: argparse.Namespace) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     async with connect(arguments.verifier, ClientSettings()) as channel:
         stub = verifier_pb2_grpc.VerifierStub(channel)
+        told = ""
         while not stopping.is_set():
             call = stub.Draft()
             conversation = asyncio.create_task(Misbehaver(arguments, stopping).converse(call))
@@ -251,19 +264,24 @@ async def misbehave(arguments: argparse.Namespace) -> None:
             await asyncio.wait({conversation}, timeout=GOODBYE_S)
             if not conversation.done():
                 conversation.cancel()
-            await _tell_why_it_ended(conversation)
+            why = await _why_it_ended(conversation)
+            if why and why != told:
+                tell("lost", why=why)
+            told = why
             with suppress(TimeoutError):
                 await asyncio.wait_for(waiting, REDIAL_S)
 
 
-async def _tell_why_it_ended(conversation: asyncio.Task[None]) -> None:
+async def _why_it_ended(conversation: asyncio.Task[None]) -> str:
+    """The reason that the verifier gave, else gRPC's code; empty if it just closed the stream."""
     try:
         await conversation
     except grpc.aio.AioRpcError as error:
         refusal = from_rpc_error(error)
-        tell("lost", code=error.code().name, reason=refusal.reason.value if refusal else "", detail=error.details())
+        return refusal.reason.value if refusal else error.code().name
     except (asyncio.CancelledError, asyncio.InvalidStateError):
-        tell("lost", code="", reason="")
+        return "CANCELLED"
+    return ""
 
 
 def main() -> None:
