@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from paceline.drafter.automaton import BREAK, COUNTED_LENGTH, NONE, ROOT, SuffixAutomaton
 
 texts = st.lists(st.integers(0, 2), min_size=1, max_size=60)
@@ -20,11 +21,7 @@ def built(text: Sequence[int]) -> SuffixAutomaton:
 
 def ends(text: Sequence[int], word: Sequence[int]) -> list[int]:
     size = len(word)
-    return [
-        start + size
-        for start in range(len(text) - size + 1)
-        if list(text[start : start + size]) == list(word)
-    ]
+    return [start + size for start in range(len(text) - size + 1) if list(text[start : start + size]) == list(word)]
 
 
 def longest_suffix_in(text: Sequence[int], pattern: Sequence[int]) -> int:

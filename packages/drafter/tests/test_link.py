@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+
 from paceline.drafter import convert
 from paceline.drafter import link as link_module
 from paceline.drafter.link import Link
@@ -144,9 +145,7 @@ async def test_an_incompatible_verifier_is_left_alone_for_long(
 ) -> None:
     pauses: list[float] = []
     pause_after = Link._pause_after
-    monkeypatch.setattr(
-        Link, "_pause_after", lambda link, error: pauses.append(pause_after(link, error)) or pauses[-1]
-    )
+    monkeypatch.setattr(Link, "_pause_after", lambda link, error: pauses.append(pause_after(link, error)) or pauses[-1])
     if how == "welcome":
         verifier = await start_verifier(peer=types_pb2.Peer(package="other", protocol_major=9))
     else:
@@ -177,9 +176,7 @@ async def test_a_quarantined_drafter_listens_but_does_not_draft(start_verifier: 
         await stream.draft()
         quarantine_s = 0.4
         started = time.monotonic()
-        stream.send(
-            refusal=drafting_pb2.Refusal(reason="QUARANTINED", quarantined=True, quarantine_s=quarantine_s)
-        )
+        stream.send(refusal=drafting_pb2.Refusal(reason="QUARANTINED", quarantined=True, quarantine_s=quarantine_s))
         for token in LOOP:
             stream.commit(7, [token])
         draft = await stream.draft()
@@ -193,19 +190,20 @@ async def test_other_refusals_do_not_stop_the_drafter(start_verifier: Any) -> No
     async with linked(verifier.address):
         stream = await verifier.stream()
         stream.send(refusal=drafting_pb2.Refusal(reason="WRONG_DIGEST", session_id=7))
-        stream.send(
-            refusal=drafting_pb2.Refusal(reason="no such reason", quarantined=True, quarantine_s=math.nan)
-        )
+        stream.send(refusal=drafting_pb2.Refusal(reason="no such reason", quarantined=True, quarantine_s=math.nan))
         stream.open(7, LOOP)
         assert stream.is_current(await stream.draft())
 
 
-async def test_closing_says_goodbye_and_closes_its_side(start_verifier: Any) -> None:
+async def test_closing_says_goodbye_and_closes_its_side(start_verifier: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "GOODBYE_S", 10.0)  # long enough to see that it is not what ended the stream
     verifier = await start_verifier()
     async with linked(verifier.address):
         stream = await verifier.stream()
         stream.open(7, LOOP)
         await stream.draft()
+        started = time.monotonic()
+    assert time.monotonic() - started < 5.0
     message = await stream.next()
     assert message is not None
     assert message.WhichOneof("message") == "goodbye"
@@ -227,9 +225,7 @@ async def test_closing_is_quick_whatever_the_verifier_does(
             if state == "quarantined":
                 stream.send(refusal=drafting_pb2.Refusal(quarantined=True, quarantine_s=600))
             else:
-                monkeypatch.setattr(
-                    stream.to_send, "put_nowait", lambda _message: None
-                )  # never closes its side
+                monkeypatch.setattr(stream.to_send, "put_nowait", lambda _message: None)  # never closes its side
         started = time.monotonic()
     assert time.monotonic() - started < 2.0
 
@@ -274,9 +270,7 @@ def test_top_k_is_bounded(fields: dict[str, Any], reason: Reason) -> None:
 
 def welcome_of(**fields: Any) -> drafting_pb2.VerifierMessage:
     peer = types_pb2.Peer(protocol_major=1)
-    return drafting_pb2.VerifierMessage(
-        welcome=drafting_pb2.Welcome(**{"peer": peer, "vocab_size": 10} | fields)
-    )
+    return drafting_pb2.VerifierMessage(welcome=drafting_pb2.Welcome(**{"peer": peer, "vocab_size": 10} | fields))
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from paceline.drafter.calibration import CEILING, MAX_CLAIMED, Calibration
 from paceline.drafter.merge import merge
 from paceline.drafter.strategies.base import ROOT, Budget, Candidates

@@ -17,6 +17,7 @@ import grpc
 import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
 from paceline.drafter.fleet import MAX_VERIFIERS, Fleet
 from paceline.v1 import router_pb2, router_pb2_grpc
 from paceline.wire.version import make_peer
@@ -94,12 +95,12 @@ class FakeRegistry(router_pb2_grpc.RegistryServicer):
     announced: list[router_pb2.Member] = field(default_factory=list)
     withdrawn: list[str] = field(default_factory=list)
 
-    async def Announce(self, request: Any, context: Any) -> router_pb2.AnnounceResponse:  # noqa: N802
+    async def Announce(self, request: Any, context: Any) -> router_pb2.AnnounceResponse:
         self.announced.append(request.member)
         peer = make_peer("fake-router", "0")
         return router_pb2.AnnounceResponse(peer=peer, lease_s=0.3, verifiers=self.verifiers)
 
-    async def Withdraw(self, request: Any, context: Any) -> router_pb2.WithdrawResponse:  # noqa: N802
+    async def Withdraw(self, request: Any, context: Any) -> router_pb2.WithdrawResponse:
         self.withdrawn.append(request.id)
         return router_pb2.WithdrawResponse()
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from paceline.drafter import session as session_module
 from paceline.drafter.calibration import Calibration
 from paceline.drafter.memory import MAX_SCOPES, Memory, ScopeKey
@@ -69,9 +70,7 @@ class Desk:
 
 
 def first_tokens(draft: Draft) -> set[int]:
-    return {
-        token for token, parent in zip(draft.tree.tokens, draft.tree.parents, strict=True) if parent == -1
-    }
+    return {token for token, parent in zip(draft.tree.tokens, draft.tree.parents, strict=True) if parent == -1}
 
 
 LOOP = [1, 2, 3, 4] * 5
@@ -169,9 +168,7 @@ def test_sessions_take_turns() -> None:
     assert [desk.draft().anchor.session_id for _ in range(3)] == [2, 3, 1]
 
 
-@pytest.mark.parametrize(
-    ("own", "verifiers", "sessions", "most"), [(32, 24, 0, 24), (5, 24, 9, 5), (32, 24, 3, 3)]
-)
+@pytest.mark.parametrize(("own", "verifiers", "sessions", "most"), [(32, 24, 0, 24), (5, 24, 9, 5), (32, 24, 3, 3)])
 def test_trees_keep_to_the_smallest_bound(own: int, verifiers: int, sessions: int, most: int) -> None:
     rng = np.random.default_rng(1)
     terms = Terms("v", "model", "hash", VOCAB, max_tree_nodes=verifiers, max_tree_depth=4, commit_top_k=8)
@@ -302,9 +299,7 @@ def traffic(draw: st.DrawFn) -> list[tuple[str, int, list[int]]]:
 
 
 @given(traffic(), st.integers(200, 4000))
-def test_no_draft_holds_a_token_of_another_tenant(
-    steps: list[tuple[str, int, list[int]]], max_tokens: int
-) -> None:
+def test_no_draft_holds_a_token_of_another_tenant(steps: list[tuple[str, int, list[int]]], max_tokens: int) -> None:
     """Tenants speak in ranges of token ids that do not overlap: one foreign token would show."""
     desk = Desk(memory=Memory(NAMES, max_tokens))
     num_opened = 0

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from paceline.drafter.strategies import STRATEGIES
 from paceline.drafter.strategies import suffix as suffix_module
 from paceline.drafter.strategies.base import (
@@ -69,17 +70,13 @@ def test_trees_are_well_formed_and_within_budget(
     assert all(0 <= kind < NUM_BINS for kind in tree.bins)
     worth = list(paths(tree).values())
     assert all(len(path) <= max_depth for path in paths(tree))
-    assert all(later <= earlier * (1 + 1e-9) for earlier, later in itertools.pairwise(worth)), (
-        "not best first"
-    )
+    assert all(later <= earlier * (1 + 1e-9) for earlier, later in itertools.pairwise(worth)), "not best first"
 
 
 # suffix
 
 
-def suffix_tree(
-    text: list[int], earlier: list[list[int]] | None = None, budget: Budget = BUDGET
-) -> Candidates:
+def suffix_tree(text: list[int], earlier: list[list[int]] | None = None, budget: Budget = BUDGET) -> Candidates:
     strategy = Suffix(BOUNDS)
     for tokens in earlier or []:
         strategy.remember(tokens)
@@ -98,7 +95,7 @@ def test_confidence_is_the_measured_one_by_match_length() -> None:
         0.87,
         0.93,
     ]
-    assert CONFIDENCE == sorted(CONFIDENCE)
+    assert sorted(CONFIDENCE) == CONFIDENCE
 
 
 def test_suffix_continues_the_longest_match() -> None:
@@ -123,9 +120,7 @@ def test_suffix_proposes_only_what_followed_some_suffix(earlier: list[int], text
     for path in paths(tree):
         after = [*text, *path[:-1]]
         pair = [after[-1], path[-1]]
-        assert any(
-            source[start : start + 2] == pair for source in (earlier, text) for start in range(len(source))
-        )
+        assert any(source[start : start + 2] == pair for source in (earlier, text) for start in range(len(source)))
 
 
 @given(words)

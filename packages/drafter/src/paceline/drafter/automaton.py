@@ -83,11 +83,7 @@ class SuffixAutomaton:
         """The (token, state) that follow, in order of first occurrence; at most so many."""
         many = self.branches.get(state)
         if many is not None:
-            return (
-                list(islice(many.items(), max_transitions))
-                if len(many) > max_transitions
-                else list(many.items())
-            )
+            return list(islice(many.items(), max_transitions)) if len(many) > max_transitions else list(many.items())
         return [(self._token[state], self._target[state])] if self._target[state] > 0 else []
 
     def match(self, tokens: Sequence[int]) -> tuple[int, int]:
@@ -155,10 +151,7 @@ class SuffixAutomaton:
     def _count(self, token: int) -> None:
         """One more occurrence for each suffix of the text that is short enough to be counted."""
         link, lengths, count = self.link, self.length, self.count
-        state = self._counted
-        while state != ROOT and lengths[link[state]] >= self._counted_length:
-            state = link[state]  # appending has split the state, and the suffix went to the clone
-        state = self.follow(state, token)
+        state = self.follow(self._counted, token)
         length = min(self._counted_length + 1, COUNTED_LENGTH)
         while lengths[link[state]] >= length:
             state = link[state]

@@ -21,9 +21,7 @@ MAX_TOP_K_ROWS = 1 << 14
 MAX_QUARANTINE_S = 3600.0
 
 
-def hello(
-    drafter_id: str, name: str, strategies: Sequence[str], commit_top_k: int
-) -> drafting_pb2.DrafterMessage:
+def hello(drafter_id: str, name: str, strategies: Sequence[str], commit_top_k: int) -> drafting_pb2.DrafterMessage:
     return drafting_pb2.DrafterMessage(
         hello=drafting_pb2.Hello(
             peer=make_peer(PACKAGE, VERSION),
@@ -59,17 +57,13 @@ def read_terms(message: drafting_pb2.VerifierMessage, asked_top_k: int) -> Terms
     """The terms in a Welcome. Raises MALFORMED, OUT_OF_RANGE or INCOMPATIBLE_VERSION."""
     kind = message.WhichOneof("message")
     if kind != "welcome":
-        raise PacelineError(
-            Reason.MALFORMED, f"the first message is {kind}; it must be welcome", field="message"
-        )
+        raise PacelineError(Reason.MALFORMED, f"the first message is {kind}; it must be welcome", field="message")
     welcome = message.welcome
     check_peer(welcome.peer)
     if not 1 <= welcome.vocab_size <= MAX_VOCAB_SIZE:
         raise out_of_range("welcome.vocab_size", welcome.vocab_size, f"in 1 … {MAX_VOCAB_SIZE}")
     if welcome.commit_top_k > asked_top_k:
-        raise out_of_range(
-            "welcome.commit_top_k", welcome.commit_top_k, f"at most the {asked_top_k} asked for"
-        )
+        raise out_of_range("welcome.commit_top_k", welcome.commit_top_k, f"at most the {asked_top_k} asked for")
     return Terms(
         verifier_id=welcome.verifier_id,
         model=welcome.model,

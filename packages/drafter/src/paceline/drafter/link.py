@@ -117,9 +117,7 @@ class Link:
 
     async def _handshake(self, call: Any) -> Terms:
         identity = self._identity
-        await call.write(
-            convert.hello(identity.drafter_id, identity.name, identity.strategies, identity.commit_top_k)
-        )
+        await call.write(convert.hello(identity.drafter_id, identity.name, identity.strategies, identity.commit_top_k))
         message = await call.read()
         if message is EOF:
             raise PacelineError(Reason.VERIFIER_LOST, "the verifier closed the stream without a welcome")
@@ -229,9 +227,7 @@ class _Stream:
             except PacelineError as error:
                 # One bad message costs its session, not the stream.
                 self.sessions.tally["bad_message"] += 1
-                log.warning(
-                    "bad message from verifier", verifier_id=self._terms.verifier_id, why=error.message
-                )
+                log.warning("bad message from verifier", verifier_id=self._terms.verifier_id, why=error.message)
             self.wake.set()
 
     def _take(self, message: drafting_pb2.VerifierMessage) -> None:

@@ -39,9 +39,7 @@ async def _serve(settings: DrafterSettings) -> int:
         split(settings.router),
         settings,
         lambda: convert.member(identity.drafter_id, identity.name, identity.strategies),
-        lambda members: fleet.update(
-            member.address for member in members if member.role == router_pb2.ROLE_VERIFIER
-        ),
+        lambda members: fleet.update(member.address for member in members if member.role == router_pb2.ROLE_VERIFIER),
     )
 
     async def start() -> None:

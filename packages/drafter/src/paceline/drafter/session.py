@@ -99,9 +99,7 @@ class Sessions:
         self._max_nodes = min(max_nodes, terms.max_tree_nodes)
         self._clock = clock
         self._sessions: dict[int, _Session] = {}
-        self._due: dict[
-            int, None
-        ] = {}  # in the order in which they became due: nobody is served twice before others
+        self._due: dict[int, None] = {}  # in the order in which they became due: nobody is served twice before others
         self._live_tokens = 0
 
     def __len__(self) -> int:
@@ -123,9 +121,7 @@ class Sessions:
             return
         context = Context(list(opening.tokens), opening.prompt_tokens, opening.sampling)
         terms = self._terms
-        scope = self._memory.scope(
-            ScopeKey(terms.model, terms.tokenizer_hash, terms.vocab_size, opening.memory_key)
-        )
+        scope = self._memory.scope(ScopeKey(terms.model, terms.tokenizer_hash, terms.vocab_size, opening.memory_key))
         self._sessions[opening.session_id] = _Session(
             context=context,
             digest=opening.digest,
@@ -192,8 +188,7 @@ class Sessions:
         session.proposed = [proposer.draft(session.budget) for proposer in session.proposers]
         session.proposed_at = len(session.context.tokens)
         corrected = [
-            calibration.corrected(tree)
-            for calibration, tree in zip(self._calibrations, session.proposed, strict=True)
+            calibration.corrected(tree) for calibration, tree in zip(self._calibrations, session.proposed, strict=True)
         ]
         tree = merge(corrected, session.budget)
         self.tally["drafts"] += 1

@@ -22,8 +22,8 @@ class DrafterSettings(ServiceSettings):
     max_nodes: int = Field(default=32, ge=1, le=1024)
     """Most candidate tokens in one tree; a verifier or session that takes fewer gets fewer."""
     memory_max_tokens: int = Field(default=1_000_000, ge=0, le=1_000_000_000)
-    """Most tokens remembered between sessions, over all tenants; a tenant may fill half, and the least recently used
-    leave first. 0 remembers nothing. 100,000 tokens take about 16 MB."""
+    """Most tokens remembered between sessions, over all tenants; one alone may fill half, the least recently
+    used leaves first. 0 remembers nothing. 100,000 tokens take about 16 MB."""
 
     @field_validator("strategies")
     @classmethod
@@ -31,9 +31,7 @@ class DrafterSettings(ServiceSettings):
         names = split(value)
         unknown = [name for name in names if name not in STRATEGIES]
         if unknown or not names:
-            raise ValueError(
-                f"must name some of {', '.join(STRATEGIES)}, separated by commas, but is {value!r}"
-            )
+            raise ValueError(f"must name some of {', '.join(STRATEGIES)}, separated by commas, but is {value!r}")
         if len(set(names)) < len(names):
             raise ValueError(f"names a strategy twice: {value!r}")
         return value

@@ -96,9 +96,7 @@ class RecyclingProposer:
             confidence = RANK_CONFIDENCE[rank] if targets else SEED_CONFIDENCE
             if above * confidence >= MIN_PATH_CONFIDENCE:
                 age += 1
-                heapq.heappush(
-                    heap, (-above * confidence, age, rank, parent, confidence, depth, row, targets)
-                )
+                heapq.heappush(heap, (-above * confidence, age, rank, parent, confidence, depth, row, targets))
 
         row, targets = self._scope.successors(self._context.tokens[-1])
         if row and budget.max_depth > 0:

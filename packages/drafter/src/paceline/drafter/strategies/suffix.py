@@ -24,9 +24,7 @@ _MEASURED = ((0, 0.0), (1, 0.26), (2, 0.48), (3, 0.64), (4, 0.68), (6, 0.75), (8
 MATCH_WINDOW = 24  # longer matches are no better: that many last tokens are looked up
 MAX_LEVELS = 3  # match lengths looked at for one position, over all texts
 MAX_BRANCHES = 4  # continuations taken from one match
-MAX_SCANNED = (
-    32  # continuations looked at; a match with more is a short one, and its first ones are its frequent ones
-)
+MAX_SCANNED = 32  # continuations looked at; a match with more is a short one, and its first ones are its frequent ones
 MIN_PATH_CONFIDENCE = 0.01  # a path less likely than this is not worth a row of the target's forward
 NOVELTY = 0.25  # chance, in occurrences per further continuation seen, that something else follows
 

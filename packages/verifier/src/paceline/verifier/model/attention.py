@@ -6,7 +6,7 @@ ancestors lie scattered over the tree. So every sum here runs over the row's own
 - Scores are products of fixed length (the head's dimension).
 - Weights are exp(score - max), exactly 0 for rows that are not ancestors. Adding 0 x value changes no bit, so rows
   between ancestors don't matter as long as the product sums over rows one after the other. oneMKL's float32 product
-  does for 4 rows or more and inner sizes up to 384; the probe in `exactness` checks it on the machine at hand.
+  does for enough rows and inner sizes up to 384 (`_min_rows`); the probe in `exactness` checks it on the machine at hand.
 - Sums over the context are cut at multiples of BLOCK by *absolute position*, one product a block, and the blocks are
   added one after the other. A candidate just behind a cut belongs to the next block even if it is verified in the same
   step, as it would if it were decoded alone.
@@ -86,9 +86,7 @@ def attend(
     total = length + num_rows
     # Query heads that share a key head become rows of one product.
     grouped = (query * scaling).to(keys.dtype).reshape(kv_heads, -1, query.shape[-1])
-    # An inner size of 1 rounds the same everywhere; from 2 up the product must be large enough for oneMKL.
-    min_rows = max(MIN_PRODUCT_ROWS, math.ceil(SMALL_PRODUCT / (2 * values.shape[-1])))
-    padding = min_rows - grouped.shape[1]
+    padding = _min_rows(key.shape[-1], values.shape[-1]) - grouped.shape[1]
     if padding > 0:
         grouped = torch.cat([grouped, grouped[:, -1:].expand(-1, padding, -1)], dim=1)
     # A single key would take a matrix-vector kernel; the columns beyond `total` are dropped at once.
@@ -108,6 +106,15 @@ def attend(
         summed = summed[:, :-padding]
     output = summed[..., :-ONES] / summed[..., -1:]
     return output.view(heads, num_rows, -1).transpose(0, 1).to(query.dtype)
+
+
+def _min_rows(key_dim: int, value_width: int) -> int:
+    """Rows from which on more of them change no bit (measured).
+
+    Scores: an inner size of 24 or more times the rows is summed by another kernel. Weighted values: an inner size of 1
+    rounds the same everywhere, but from 2 up the product must be large enough for torch to leave it to oneMKL.
+    """
+    return max(MIN_PRODUCT_ROWS, math.ceil(key_dim / 16), math.ceil(SMALL_PRODUCT / (2 * value_width)))
 
 
 def _weighted_sum(weights: torch.Tensor, values: torch.Tensor, layout: Layout) -> torch.Tensor:

@@ -1,0 +1,115 @@
+"""Tree attention, against a dense reference, and to the bit against itself in other groupings."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from paceline.verifier.model.attention import BLOCK, MAX_SESSION_ROWS, attend, make_layout
+from paceline.verifier.model.batch import SessionPlan
+from paceline.verifier.model.kv import ONES, KVSlot
+from tiny_models import GREEDY, random_tree
+
+CPU = torch.device("cpu")
+
+
+class Case:
+    """Random queries, keys and values of known tokens: `path` rows by position, and as many junk rows."""
+
+    def __init__(self, heads: int, kv_heads: int, dim: int, length: int, seed: int = 0) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.dim, self.length = dim, length
+        self.q, self.junk_q = (torch.randn(heads, length, dim, generator=generator) for _ in range(2))
+        self.k, self.junk_k = (torch.randn(kv_heads, length, dim, generator=generator) * 2 for _ in range(2))
+        self.v, self.junk_v = (torch.randn(kv_heads, length, dim, generator=generator) for _ in range(2))
+
+    def slot(self, length: int) -> KVSlot:
+        slot = KVSlot(self.length + MAX_SESSION_ROWS, torch.float32)
+        slot.write(0, self.k[:, :length], self.v[:, :length])
+        slot.commit(length, ())
+        return slot
+
+    def attend(self, slot: KVSlot, num_chain: int, tree: tuple[list[int], list[int], list[int]], **kind):
+        """Outputs of the chain's rows and of the path's, in the order of positions."""
+        tokens, parents, on_path = tree
+        start = slot.length
+        plan = SessionPlan(slot, (0,) * num_chain, True, tuple(tokens), tuple(parents), GREEDY)
+        layout = make_layout(plan, 0, CPU)
+        rows = []
+        for stored, junk in ((self.q, self.junk_q), (self.k, self.junk_k), (self.v, self.junk_v)):
+            mixed = torch.cat([stored[:, start : start + num_chain], junk[:, : len(tokens)]], dim=1)
+            for offset, node in enumerate(on_path):
+                mixed[:, num_chain + node] = stored[:, start + num_chain + offset]
+            rows.append(mixed)
+        output = attend(layout, 0, *rows, scaling=self.dim**-0.5, **kind)
+        return output[[*range(num_chain), *(num_chain + node for node in on_path)]]
+
+    def dense(self, sliding_window: int | None = None, softcap: float | None = None) -> torch.Tensor:
+        """The same by definition, in float64: [length, heads, dim]."""
+        group = self.q.shape[0] // self.k.shape[0]
+        keys, values = (stored.double().repeat_interleave(group, dim=0) for stored in (self.k, self.v))
+        scores = self.q.double() @ keys.transpose(1, 2) * self.dim**-0.5
+        if softcap is not None:
+            scores = torch.tanh(scores / softcap) * softcap
+        distance = torch.arange(self.length)[:, None] - torch.arange(self.length)[None, :]
+        hidden = (distance < 0) | (distance >= (sliding_window or self.length + 1))
+        scores = scores.masked_fill(hidden, float("-inf"))
+        return (torch.softmax(scores, dim=-1) @ values).transpose(0, 1)
+
+
+NO_TREE: tuple[list[int], list[int], list[int]] = ([], [], [])
+KINDS = [{}, {"sliding_window": 20}, {"softcap": 3.0}, {"sliding_window": 300, "softcap": 3.0}]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_equals_attention_by_definition(kind):
+    case = Case(6, 2, 16, BLOCK + 30)
+    expected = case.dense(**kind)
+    for start, chain, path, junk in ((0, 40, 0, 0), (0, 1, 5, 7), (100, 3, 9, 20), (BLOCK - 6, 2, 12, 12), (BLOCK, 1, 9, 9)):
+        tree = random_tree([0] * path, junk, random.Random(start))
+        output = case.attend(case.slot(start), chain, tree, **kind)
+        wanted = expected[start : start + chain + path]
+        assert torch.allclose(output.double(), wanted, atol=2e-5), (start, chain, path, junk)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(2, 2, 8), (4, 2, 16), (4, 1, 32), (9, 3, 64), (3, 3, 128)])
+def test_a_row_has_the_same_bits_alone_and_in_any_tree(heads, kv_heads, dim, kind):
+    case = Case(heads, kv_heads, dim, BLOCK + 40)
+    rng = random.Random(dim)
+    starts = [0, 1, 2, 3, rng.randrange(4, BLOCK - 40), BLOCK - 9, BLOCK - 1, BLOCK, BLOCK + 1]
+    slot = case.slot(0)
+    alone: list[torch.Tensor] = []
+    for position in range(case.length):
+        alone.append(case.attend(slot, 1, NO_TREE, **kind)[0])
+        assert slot.length == position
+        slot.commit(1, ())
+    for start in starts:
+        for chain, path, junk in ((1, 0, 0), (1, 12, 0), (1, 8, 20), (5, 7, 30), (28, 0, 0)):
+            tree = random_tree([0] * path, junk, rng)
+            output = case.attend(case.slot(start), chain, tree, **kind)
+            assert torch.equal(output, torch.stack(alone[start : start + chain + path])), (start, chain, path, junk)
+
+
+def test_layout_gives_each_node_the_position_after_its_parent_and_sight_of_its_ancestors_only():
+    slot = KVSlot(300)
+    slot.length = 10
+    layout = make_layout(SessionPlan(slot, (7, 8), True, (1, 2, 3, 4), (-1, 0, -1, 1), GREEDY), 5, CPU)
+    assert (layout.start, layout.end) == (5, 11)
+    assert layout.positions.tolist() == [10, 11, 12, 13, 12, 14]
+    seen = [[column for column in range(6) if layout.blocked[row, column] == 0.0] for row in range(6)]
+    assert seen == [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 4], [0, 1, 2, 3, 5]]
+
+
+def test_compaction_moves_the_accepted_path_behind_the_committed_tokens():
+    slot = KVSlot(40)
+    rows = torch.arange(12.0)[None, :, None].expand(2, 12, 3)
+    slot.write(0, rows, rows)
+    slot.commit(2, (1, 4, 9))  # chain 0, 1; tree rows 2 … 11
+    assert slot.length == 5
+    keys, values = slot.write(0, rows[:, :1] + 100, rows[:, :1] + 100)
+    expected = [0.0, 1.0, 3.0, 6.0, 11.0, 100.0]
+    assert keys[1, :6, 2].tolist() == expected
+    assert values[0, :6, 0].tolist() == expected
+    assert torch.equal(values[..., -ONES:], torch.ones(2, 40, ONES))

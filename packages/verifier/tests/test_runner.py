@@ -1,0 +1,174 @@
+"""The whole model: logits have the same bits however the tokens are grouped into steps."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from paceline.verifier.model.attention import BLOCK, MAX_SESSION_ROWS
+from paceline.verifier.model.batch import SessionPlan, StepPlan
+from paceline.verifier.model.exactness import disagreement, probe
+from paceline.verifier.model.runner import Runner
+from paceline.verifier.sampling import Sampler, Sampling
+from tiny_models import FAMILIES, GREEDY, VOCAB, fill, make_runner, plain_logits, random_tokens, random_tree
+from transformers import AutoModelForCausalLM, GptOssConfig
+
+LENGTH = 290
+SEEDS = (1, 2, 3)
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request):
+    """A runner, and for some random texts the logits of plain decoding."""
+    runner = make_runner(request.param)
+    texts = [random_tokens(LENGTH, seed) for seed in SEEDS]
+    return runner, [(tokens, plain_logits(runner, tokens)) for tokens in texts]
+
+
+def test_agrees_with_transformers_own_attention(family):
+    runner, texts = family
+    tokens, plain = texts[0]
+    reference = runner.reference(tokens)
+    assert (plain - reference).abs().max() < 1e-4
+    assert disagreement(runner) < 1e-5
+    # The models are no pushovers: what came long ago matters, and not every context has the same answer.
+    assert len(set(plain.argmax(dim=-1).tolist())) > LENGTH / 10
+
+
+def test_the_probe_that_runs_at_start_finds_no_difference(family):
+    assert probe(family[0]) == 0.0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_reading_a_prompt_in_any_chunks_gives_the_bits_of_plain_decoding(family, seed):
+    runner, texts = family
+    tokens, plain = texts[0]
+    rng = random.Random(seed)
+    slot = runner.new_slot(LENGTH)
+    while slot.length < LENGTH:
+        start = slot.length
+        chunk = tuple(tokens[start : start + rng.choice((1, 2, 3, 5, 17, 64, MAX_SESSION_ROWS))])
+        logits = runner.forward((SessionPlan(slot, chunk, True, (), (), GREEDY),))
+        assert torch.equal(logits[0], plain[start + len(chunk) - 1]), (start, len(chunk))
+        slot.commit(len(chunk), ())
+
+
+def advance(runner: Runner, rng: random.Random, sessions: list, num_steps: int) -> None:
+    """Steps of several sessions at once, each with a random stretch or tree of its known text; compares every row."""
+    for _ in range(num_steps):
+        plans, checks, commits = [], [], []
+        for slot, (tokens, plain) in sessions:
+            left = LENGTH - slot.length
+            if left < 1 or rng.random() < 0.1:
+                continue
+            chain = min(left, rng.choice((1, 1, 1, 1, 2, 30)))
+            path = tokens[slot.length + chain :][: rng.choice((0, 1, 4, 9))]
+            tree, parents, on_path = random_tree(path, rng.choice((0, 3, 15)), rng)
+            first = tuple(tokens[slot.length : slot.length + chain])
+            plans.append(SessionPlan(slot, first, True, tuple(tree), tuple(parents), GREEDY))
+            base = slot.length + chain - 1
+            checks.append(([0, *(node + 1 for node in on_path)], plain[base : base + 1 + len(path)]))
+            taken = rng.randrange(len(on_path) + 1)
+            commits.append((slot, chain, tuple(on_path[:taken])))
+        if not plans:
+            continue
+        logits = runner.forward(plans)
+        first_row = 0
+        for plan, (rows, expected) in zip(plans, checks, strict=True):
+            own = logits[first_row : first_row + 1 + len(plan.tree_tokens)]
+            assert torch.equal(own[rows], expected), (plan.slot.length, len(plan.chain), plan.tree_parents)
+            first_row += 1 + len(plan.tree_tokens)
+        for slot, chain, accepted in commits:
+            slot.commit(chain, accepted)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_trees_with_junk_branches_give_the_bits_of_plain_decoding(family, seed):
+    runner, texts = family
+    rng = random.Random(seed)
+    start = rng.randrange(BLOCK - 30, BLOCK - 5)
+    tokens, _ = texts[1]
+    advance(runner, rng, [(fill(runner, tokens[:start]), texts[1])], num_steps=25)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_mix_of_sessions_in_a_step_gives_the_bits_of_plain_decoding(family, seed):
+    runner, texts = family
+    rng = random.Random(seed)
+    starts = [rng.randrange(BLOCK - 16, BLOCK + 16), rng.randrange(1, 40), rng.randrange(100, BLOCK)]
+    sessions = [(fill(runner, text[0][:start]), text) for start, text in zip(starts, texts, strict=True)]
+    advance(runner, rng, sessions, num_steps=15)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.8, top_k=40, top_p=0.9, seed=11)], ids=["greedy", "sampled"])
+def test_a_step_commits_what_plain_steps_commit_and_reports_the_best_tokens(family, sampling):
+    runner, texts = family
+    prompt = texts[0][0][:250]
+    sampler = Sampler(sampling)
+
+    def step(slot, chain, tree=(), parents=()):
+        plan = SessionPlan(slot, tuple(chain), True, tuple(tree), tuple(parents), sampler, 4, True)
+        return runner.step(StepPlan((plan,))).sessions[0]
+
+    slot = fill(runner, prompt[:-1])
+    plain, tops = [prompt[-1]], []
+    for _ in range(12):
+        outcome = step(slot, plain[-1:])
+        plain += outcome.tokens
+        tops.append((outcome.top.ids[0], outcome.top.log_probs[0]))
+    slot = fill(runner, prompt[:-1])
+    tree, parents, on_path = random_tree(plain[1:9], 10, random.Random(0))
+    outcome = step(slot, plain[:1], tree, parents)
+    num_right = len(outcome.accepted)
+    assert num_right >= 8
+    assert outcome.tokens[:9] == tuple(plain[1:10])
+    assert outcome.accepted[:8] == tuple(on_path)
+    assert len(outcome.top.ids) == 1 + len(tree)
+    for index, row in enumerate([0, *(node + 1 for node in on_path)]):
+        ids, log_probs = tops[index]
+        assert outcome.top.ids[row] == ids
+        assert outcome.top.log_probs[index] == log_probs
+    assert slot.length == 249 + 1 + num_right
+    assert step(slot, outcome.tokens[-1:]).tokens == tuple(plain[num_right + 2 : num_right + 3])
+
+
+def test_log_probabilities_are_those_of_the_softmax(family):
+    runner, texts = family
+    tokens, plain = texts[0]
+    slot = fill(runner, tokens[:9])
+    plan = SessionPlan(slot, (tokens[9],), True, (), (), GREEDY, 3, True)
+    top = runner.step(StepPlan((plan,))).sessions[0].top
+    expected = torch.log_softmax(plain[9], dim=-1).topk(3)
+    assert top.ids == [expected.indices.tolist()]
+    assert torch.allclose(torch.tensor(top.log_probs[0]), expected.values, atol=1e-5)
+
+
+def test_a_stretch_that_does_not_complete_fills_the_cache_and_commits_nothing(family):
+    runner, texts = family
+    tokens, plain = texts[0]
+    slot = runner.new_slot(20)
+    first = SessionPlan(slot, tuple(tokens[:9]), False, (), (), GREEDY)
+    assert runner.step(StepPlan((first,))).sessions[0].tokens == ()
+    last = SessionPlan(slot, tuple(tokens[9:12]), True, (), (), GREEDY)
+    assert runner.step(StepPlan((last,))).sessions[0].tokens == (int(plain[11].argmax()),)
+
+
+def test_a_model_with_attention_sinks_is_found_out():
+    config = GptOssConfig(
+        vocab_size=VOCAB,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        num_local_experts=2,
+        num_experts_per_tok=1,
+        max_position_embeddings=131072,
+        initializer_range=0.3,
+        pad_token_id=0,
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval().requires_grad_(False)
+    assert disagreement(Runner(model)) > 0.2

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import Field
+
+from paceline.wire.settings import Command, ServiceSettings, StartupError, load_settings, run_commands
+
+
+class Example(ServiceSettings):
+    """An example."""
+
+    max_things: int = Field(default=4, ge=1, le=64)
+    """Things at once."""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    path = tmp_path / "settings.yaml"
+    path.write_text("max_things: 7\nlisten: 127.0.0.1:1\n")
+    return str(path)
+
+
+def test_flags_win_over_environment_over_file(config: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings(Example, [], "x").max_things == 4
+    assert load_settings(Example, ["--config", config], "x").max_things == 7
+    monkeypatch.setenv("PACELINE_MAX_THINGS", "8")
+    assert load_settings(Example, ["--config", config], "x").max_things == 8
+    assert load_settings(Example, ["--config", config, "--max-things", "9"], "x").max_things == 9
+    assert load_settings(Example, [f"--config={config}"], "x").listen == "127.0.0.1:1"
+
+
+@pytest.mark.parametrize("arguments", [["--max-things", "65"], ["--max-things", "x"], ["--unknown", "1"]])
+def test_bad_flags_exit_with_2_and_say_which(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        load_settings(Example, arguments, "prog serve")
+    assert exit_.value.code == 2
+    assert arguments[0] in capsys.readouterr().err
+
+
+def test_a_misspelt_key_in_the_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text("max_thing: 7\n")
+    with pytest.raises(SystemExit):
+        load_settings(Example, ["--config", str(path)], "x")
+    assert "max-thing" in capsys.readouterr().err
+
+
+def test_a_missing_file_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        load_settings(Example, ["--config", "/nowhere.yaml"], "x")
+    assert "/nowhere.yaml" in capsys.readouterr().err
+
+
+def test_the_token_is_not_printed() -> None:
+    assert "secret" not in repr(load_settings(Example, ["--token", "secret"], "x"))
+
+
+def test_commands_map_startup_errors_to_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(_settings: Example) -> int:
+        raise StartupError("the port is in use")
+
+    commands = {"serve": Command("serve it", Example, fail)}
+    assert run_commands("prog", "1.2.3", commands, ["serve"]) == 1
+    assert capsys.readouterr().err == "prog: the port is in use\n"
+    assert run_commands("prog", "1.2.3", commands, ["--version"]) == 0
+    assert capsys.readouterr().out == "prog 1.2.3\n"
+    assert run_commands("prog", "1.2.3", commands, ["--help"]) == 0
+    assert "serve it" in capsys.readouterr().out
+    assert run_commands("prog", "1.2.3", commands, ["dance"]) == 2
