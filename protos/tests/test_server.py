@@ -259,6 +259,27 @@ async def test_membership_announces_renews_survives_a_restart_and_leaves() -> No
         assert again.withdrawn == ["me"]
 
 
+async def test_membership_outlives_a_router_of_another_protocol() -> None:
+    class Stranger(FakeRouter):
+        async def Announce(self, request: router_pb2.AnnounceRequest, context: object) -> router_pb2.AnnounceResponse:
+            response = await super().Announce(request, context)
+            response.peer.protocol_major += 1
+            return response
+
+    stranger = Stranger()
+    async with serving(stranger) as server:
+        address = server.address
+        membership = Membership(
+            [address], ClientSettings(), lambda: router_pb2.Member(id="me", role=router_pb2.ROLE_DRAFTER)
+        )
+        membership.start()
+        await until(lambda: len(stranger.announced) >= 1)
+    compatible = FakeRouter()
+    async with serving(compatible, listen=address):
+        await until(lambda: len(compatible.announced) >= 2)
+        await membership.leave()
+
+
 def test_only_the_same_major_version_is_compatible() -> None:
     check_peer(make_peer("p", "1"))
     stranger = make_peer("paceline-drafter", "9.9")

@@ -10,7 +10,7 @@ import structlog
 
 from paceline.v1 import router_pb2, router_pb2_grpc
 from paceline.wire.channel import connect
-from paceline.wire.errors import Reason
+from paceline.wire.errors import PacelineError
 from paceline.wire.settings import ClientSettings
 from paceline.wire.status import from_rpc_error
 from paceline.wire.version import check_peer
@@ -62,6 +62,7 @@ class Membership:
 
     async def _keep(self, address: str, registry: router_pb2_grpc.RegistryStub) -> None:
         known = False
+        complaint = ""
         while True:
             pause_s = RETRY_S
             try:
@@ -73,13 +74,14 @@ class Membership:
                 self._rosters[address] = [*response.verifiers, *response.trainers]
                 self._on_roster(self._union())
                 pause_s = min(response.lease_s / 3, MAX_INTERVAL_S)
-            except grpc.aio.AioRpcError as error:
-                refusal = from_rpc_error(error)
-                if known or refusal is not None:
-                    log.warning("router lost", router=address, why=refusal.message if refusal else error.code().name)
-                known = False
-                if refusal is not None and refusal.reason in (Reason.INCOMPATIBLE_VERSION, Reason.UNAUTHENTICATED):
-                    pause_s = MAX_INTERVAL_S
+            except (grpc.aio.AioRpcError, PacelineError) as error:
+                refusal = error if isinstance(error, PacelineError) else from_rpc_error(error)
+                why = refusal.message if refusal else str(error.code())
+                if known or (refusal is not None and why != complaint):
+                    log.warning("router lost", router=address, why=why)
+                known, complaint = False, why
+                if refusal is not None:
+                    pause_s = MAX_INTERVAL_S  # it is there and says no: asking more often won't help
             await self._pause(pause_s)
 
     async def _pause(self, seconds: float) -> None:

@@ -1,0 +1,1 @@
+"""The trainer: keeps what verifiers saw, and the revisions made of it."""

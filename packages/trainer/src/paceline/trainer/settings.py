@@ -1,0 +1,66 @@
+"""Settings of paceline-trainer's commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from paceline.wire.settings import ClientSettings, ServiceSettings
+
+
+class TrainerSettings(ServiceSettings):
+    """Keeps lessons and revisions, and hands revisions out."""
+
+    listen: str = "127.0.0.1:7720"
+    """host:port to listen on; port 0 takes a free one."""
+    data: Path = Path("~/.local/share/paceline/trainer")
+    """Folder for lessons and revisions; one trainer at a time."""
+    replay_max_mib: int = Field(default=1024, ge=1, le=1_048_576)
+    """Most MiB of lessons on disk; the oldest leave first."""
+    replay_ttl_h: float = Field(default=0.0, ge=0.0, le=87_600.0)
+    """Hours after which lessons leave; 0 keeps them."""
+    trainer_id: str = Field(default="", max_length=200)
+    """Unique id in the deployment; empty makes one."""
+
+
+class RemoteSettings(ClientSettings):
+    """A trainer to talk to."""
+
+    trainer: str = "127.0.0.1:7720"
+    """host:port of the trainer."""
+
+
+class PublishSettings(RemoteSettings):
+    """Publishes the files of a folder as a revision."""
+
+    folder: Path
+    """Folder with the files."""
+    drafter: str
+    """The line of revisions it belongs to, e.g. tiny_lm."""
+    model: str = ""
+    """The target it was made for."""
+    tokenizer_hash: str = ""
+    """The target's tokenizer."""
+    format: str = "safetensors"
+    """safetensors or onnx."""
+    parent: str = ""
+    """revision_id that it was made from."""
+
+
+class FetchSettings(RemoteSettings):
+    """Fetches a revision into a folder, checking every byte."""
+
+    revision: str
+    """revision_id to fetch."""
+    out: Path
+    """Folder to make; it must not exist."""
+
+
+class RevisionsSettings(RemoteSettings):
+    """Lists revisions, newest first."""
+
+    drafter: str = ""
+    """Only this line."""
+    json_output: bool = Field(default=False, alias="json")
+    """One JSON object a line."""

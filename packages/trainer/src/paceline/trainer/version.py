@@ -1,0 +1,3 @@
+"""Version of paceline-trainer."""
+
+VERSION = "0.1.0"
