@@ -1,0 +1,163 @@
+"""Between protobuf and the domain; every bound on an announcement is checked here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from paceline.router.arms import Arm
+from paceline.router.checks import MAX_NAME, check_length
+from paceline.router.learner import ArmReport
+from paceline.router.member import Member, Role
+from paceline.router.wish import Wish
+from paceline.v1 import generation_pb2, router_pb2, types_pb2
+from paceline.wire.errors import PacelineError, Reason, out_of_range
+from paceline.wire.version import check_peer
+
+MAX_STRATEGIES = 32
+MAX_CONNECTED = 1024
+
+_ROLES = {
+    router_pb2.ROLE_VERIFIER: Role.VERIFIER,
+    router_pb2.ROLE_DRAFTER: Role.DRAFTER,
+    router_pb2.ROLE_TRAINER: Role.TRAINER,
+}
+_ROLE_NUMBERS = {role: number for number, role in _ROLES.items()}
+_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
+_REQUIRED = {
+    Role.VERIFIER: ("id", "address", "model"),
+    Role.DRAFTER: ("id", "name"),
+    Role.TRAINER: ("id", "address"),
+}
+
+
+def role_from_proto(number: router_pb2.Role) -> Role:
+    """Raises MALFORMED for a role that isn't one."""
+    if number not in _ROLES:
+        raise PacelineError(
+            Reason.MALFORMED,
+            f"role is {number}; it must be verifier, drafter or trainer",
+            field="role",
+            value=number,
+        )
+    return _ROLES[number]
+
+
+def member_from_proto(message: router_pb2.Member) -> Member:
+    """The checked member. Raises INCOMPATIBLE_VERSION, MALFORMED or OUT_OF_RANGE."""
+    check_peer(message.peer)
+    role = role_from_proto(message.role)
+    _check_texts(message)
+    for name in _REQUIRED[role]:
+        if not getattr(message, name):
+            raise PacelineError(Reason.MALFORMED, f"member.{name} is empty; a {role.value} needs one", field=name)
+    if message.address:
+        check_address(message.address)
+    return Member(
+        member_id=message.id,
+        role=role,
+        name=message.name,
+        address=message.address,
+        model=message.model,
+        tokenizer_hash=message.tokenizer_hash,
+        strategies=tuple(message.strategies),
+        revision=message.revision,
+        load=message.load,
+        capacity=message.capacity,
+        draining=message.draining,
+        connected=tuple(message.connected),
+        package=message.peer.package,
+        version=message.peer.version,
+        protocol=(message.peer.protocol_major, message.peer.protocol_minor),
+    )
+
+
+def _check_texts(message: router_pb2.Member) -> None:
+    for name in ("id", "name", "address", "model", "tokenizer_hash", "revision"):
+        check_length(f"member.{name}", getattr(message, name), MAX_NAME)
+    for name in ("package", "version"):
+        check_length(f"member.peer.{name}", getattr(message.peer, name), MAX_NAME)
+    for name, limit in (("strategies", MAX_STRATEGIES), ("connected", MAX_CONNECTED)):
+        entries: Sequence[str] = getattr(message, name)
+        if len(entries) > limit:
+            raise out_of_range(f"member.{name}", f"{len(entries)} entries long", f"at most {limit} entries")
+        for entry in entries:
+            check_length(f"member.{name}", entry, MAX_NAME)
+
+
+def check_address(address: str) -> None:
+    """Raises MALFORMED unless it is host:port: what is dialled must not be a path or another scheme."""
+    match = _ADDRESS.fullmatch(address)
+    if match is None or not 0 < int(match.group(2)) <= 65535 or match.group(1).lower() in ("unix", "vsock"):
+        raise PacelineError(
+            Reason.MALFORMED,
+            f"member.address is {address!r}; it must be host:port with a port from 1 to 65535",
+            field="address",
+            value=address,
+        )
+
+
+def member_to_proto(member: Member) -> router_pb2.Member:
+    return router_pb2.Member(
+        id=member.member_id,
+        role=_ROLE_NUMBERS[member.role],
+        name=member.name,
+        address=member.address,
+        model=member.model,
+        tokenizer_hash=member.tokenizer_hash,
+        strategies=member.strategies,
+        revision=member.revision,
+        load=member.load,
+        capacity=member.capacity,
+        draining=member.draining,
+        connected=member.connected,
+        peer=types_pb2.Peer(
+            package=member.package,
+            version=member.version,
+            protocol_major=member.protocol[0],
+            protocol_minor=member.protocol[1],
+        ),
+    )
+
+
+def wish_from_proto(message: types_pb2.Speculation) -> Wish:
+    return Wish(message.off, tuple(message.drafters), message.max_nodes)
+
+
+def speculation_to_proto(drafters: Iterable[str], max_nodes: int) -> types_pb2.Speculation:
+    """`drafters` by id or name; none is plain decoding (an empty list would mean all to a verifier)."""
+    named = list(drafters)
+    return types_pb2.Speculation(off=not named, drafters=named, max_nodes=max_nodes)
+
+
+def attempt_request(
+    request: generation_pb2.GenerateRequest,
+    model: str,
+    relayed: Sequence[int],
+    speculation: types_pb2.Speculation,
+    segment_tokens: int,
+) -> generation_pb2.GenerateRequest:
+    """The client's request as one verifier gets it, to go on after the tokens that were relayed."""
+    attempt = generation_pb2.GenerateRequest()
+    attempt.CopyFrom(request)
+    attempt.model = model
+    attempt.committed.ids.extend(relayed)
+    attempt.speculation.CopyFrom(speculation)
+    attempt.segment_tokens = segment_tokens
+    return attempt
+
+
+def arm_to_proto(model: str, report: ArmReport) -> router_pb2.ArmStatus:
+    return router_pb2.ArmStatus(
+        model=model,
+        drafters=report.arm.drafters,
+        max_nodes=report.arm.max_nodes,
+        pulls=report.stats.pulls,
+        mean_reward=report.stats.mean,
+        bonus=report.bonus,
+    )
+
+
+def arm_label(message: router_pb2.ArmStatus) -> str:
+    """The arm's name for people."""
+    return str(Arm(tuple(message.drafters), message.max_nodes))

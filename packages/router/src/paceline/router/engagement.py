@@ -1,0 +1,136 @@
+"""The drafters of one request at one verifier: chosen, changed between segments, and learnt from."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+import structlog
+
+from paceline.router.arms import PLAIN, Arm, arms_for
+from paceline.router.attribution import Attribution
+from paceline.router.backend import Backend
+from paceline.router.convert import speculation_to_proto
+from paceline.router.failures import VerifierError
+from paceline.router.member import Member
+from paceline.router.reward import reward_of
+from paceline.router.statistics import Observation
+from paceline.router.wish import Wish
+from paceline.v1 import generation_pb2, types_pb2
+from paceline.wire.errors import Reason
+
+log = structlog.get_logger()
+
+MAX_GONE = 3
+
+
+@dataclass(slots=True)
+class Gone:
+    """Drafters, by id or name, that verifiers said are not there, over one request."""
+
+    drafters: set[str] = field(default_factory=set)
+
+    def remaining(self, connected: dict[str, str]) -> dict[str, str]:
+        """Names by id without them; nobody if too many were gone to go on trying."""
+        if len(self.drafters) > MAX_GONE:
+            return {}
+        return {key: name for key, name in connected.items() if not self.drafters & {key, name}}
+
+
+class Engagement:
+    """Which drafters serve a request while it is at one verifier.
+
+    Args:
+        backend: shared parts.
+        verifier: that runs the request.
+        request_id: by which it knows it.
+        wish: of the client.
+        gone: drafters not to be tried (any more).
+        continuing: the request began elsewhere. Then drafters the client named that aren't here are left out,
+            because an answer that has begun must not end for want of a drafter.
+    """
+
+    def __init__(
+        self, backend: Backend, verifier: Member, request_id: str, wish: Wish, gone: Gone, continuing: bool
+    ) -> None:
+        self._backend = backend
+        self._verifier = verifier
+        self._request_id = request_id
+        self._wish = wish
+        self._gone = gone
+        self._engaging: asyncio.Task[None] | None = None
+        self._pending: Arm | None = None
+        connected = self._connected()
+        named = wish.present(connected) if continuing else wish.drafters
+        if wish.free:
+            arm = self._choose(connected)
+            named = arm.drafters
+        else:
+            arm = Wish(off=not named, drafters=named).arm(backend.roster.known_drafters())
+        self._attribution = Attribution(arm, backend.segment_tokens)
+        self.speculation = speculation_to_proto(named, wish.max_nodes)
+
+    def committed(self, num_tokens: int) -> None:
+        """Tokens came from the verifier."""
+        self._attribution.committed(num_tokens)
+
+    def segment_ended(self, outcome: generation_pb2.Outcome) -> None:
+        """Learns from a segment, and engages other drafters for the next if the policy wants others."""
+        arm = self._attribution.segment_ended()
+        connected = self._connected()
+        reward = reward_of(outcome.tokens, outcome.verify_s, outcome.wait_s, outcome.plain_s)
+        if arm is not None and reward is not None and self._wish.teaches(arm, connected):
+            self._backend.learner.learn(Observation(self._verifier.model, arm, reward))
+        # A shorter segment was the last. After a mixture the arm stays, so that it is seen for a whole segment.
+        if self._wish.free and outcome.tokens >= self._backend.segment_tokens:
+            if arm is not None and not self._changing():
+                self._change(self._choose(connected))
+        else:
+            self._settle()
+
+    def drafter_gone(self, drafter: str) -> None:
+        """The verifier refused the choice because it doesn't have this drafter."""
+        known = set(self.speculation.drafters)
+        self._gone.drafters.update({drafter} if drafter in known else known)
+
+    async def close(self) -> None:
+        """The request left this verifier."""
+        self._settle()
+        if self._engaging is not None:
+            self._engaging.cancel()
+            await asyncio.gather(self._engaging, return_exceptions=True)
+
+    def _connected(self) -> dict[str, str]:
+        return self._gone.remaining(self._backend.roster.drafter_names(self._verifier))
+
+    def _choose(self, connected: dict[str, str]) -> Arm:
+        self._settle()
+        learner, model = self._backend.learner, self._verifier.model
+        arm = learner.choose(model, arms_for(connected.values())) if connected else PLAIN
+        learner.begin(model, arm)
+        self._pending = arm
+        return arm
+
+    def _settle(self) -> None:
+        if self._pending is not None:
+            self._backend.learner.end(self._verifier.model, self._pending)
+            self._pending = None
+
+    def _changing(self) -> bool:
+        return self._engaging is not None and not self._engaging.done()
+
+    def _change(self, arm: Arm) -> None:
+        if arm != self._attribution.arm:
+            speculation = speculation_to_proto(arm.drafters, self._wish.max_nodes)
+            self._engaging = asyncio.create_task(self._engage(arm, speculation), name="engage")
+
+    async def _engage(self, arm: Arm, speculation: types_pb2.Speculation) -> None:
+        try:
+            await self._backend.verifiers.engage(self._verifier.address, self._request_id, speculation)
+        except VerifierError as error:
+            # The request goes on under the arm it has; if it is the verifier that is lost, its stream will tell.
+            if error.reason is Reason.UNKNOWN_DRAFTER:
+                self._gone.drafters.update({error.value} & set(arm.drafters))
+            log.debug("drafters not changed", request_id=self._request_id, why=error.message)
+            return
+        self._attribution.changed(arm)

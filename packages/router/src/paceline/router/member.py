@@ -1,0 +1,45 @@
+"""A service that announced itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Role(Enum):
+    VERIFIER = "verifier"
+    DRAFTER = "drafter"
+    TRAINER = "trainer"
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """What a service says of itself; checked (see `paceline.router.convert.member_from_proto`).
+
+    Attributes:
+        member_id: unique within its role.
+        name: what people call it; several drafters may share one.
+        address: host:port, empty for a drafter.
+        model, tokenizer_hash: the target that a verifier hosts.
+        load: running plus queued sessions of a verifier.
+        capacity: sessions a verifier runs at once.
+        draining: finish what runs, send nothing new.
+        connected: ids of the drafters on a verifier's streams.
+        package, version, protocol: who it is, for people.
+    """
+
+    member_id: str
+    role: Role
+    name: str = ""
+    address: str = ""
+    model: str = ""
+    tokenizer_hash: str = ""
+    strategies: tuple[str, ...] = ()
+    revision: str = ""
+    load: int = 0
+    capacity: int = 0
+    draining: bool = False
+    connected: tuple[str, ...] = ()
+    package: str = ""
+    version: str = ""
+    protocol: tuple[int, int] = (0, 0)

@@ -1,0 +1,99 @@
+"""The living picture of a deployment: registry, suspects and what is in flight, with a clock and a bell."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from paceline.router.member import Member, Role
+from paceline.router.placement import Suspects, least_loaded
+from paceline.router.registry import Lease, Registry
+
+
+class Roster:
+    """Answers who could take a request now, and wakes those that wait for somebody to appear.
+
+    Args:
+        registry: leases.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, registry: Registry, clock: Callable[[], float]) -> None:
+        self.registry = registry
+        self._clock = clock
+        self._suspects = Suspects()
+        self._in_flight: Counter[str] = Counter()
+        self._changed = asyncio.Event()
+
+    def announce(self, member: Member) -> None:
+        """Raises OVERLOADED if the registry is full."""
+        self.registry.announce(member, self._clock())
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def withdraw(self, role: Role, member_id: str) -> None:
+        self.registry.withdraw(role, member_id)
+
+    def members(self, role: Role) -> list[Member]:
+        return self.registry.members(role, self._clock())
+
+    def available(self) -> list[Member]:
+        """Verifiers that take new requests and are trusted."""
+        return [lease.member for lease in self._leases() if not lease.member.draining and self._suspects.trusts(lease)]
+
+    def pick(self, verifiers: list[Member]) -> Member | None:
+        """The least loaded of them."""
+        return least_loaded(verifiers, self._in_flight)
+
+    def drafter_names(self, verifier: Member) -> dict[str, str]:
+        """Names by id of the registered drafters that are connected to a verifier, as it announced last."""
+        return self._names(self._current(verifier).connected)
+
+    def known_drafters(self) -> dict[str, str]:
+        """Names by id of all registered drafters."""
+        return {member.member_id: member.name for member in self.members(Role.DRAFTER)}
+
+    @contextmanager
+    def placed(self, verifier: Member) -> Iterator[None]:
+        """Counts a request as being at a verifier."""
+        self._in_flight[verifier.member_id] += 1
+        try:
+            yield
+        finally:
+            self._in_flight[verifier.member_id] -= 1
+            if self._in_flight[verifier.member_id] <= 0:
+                del self._in_flight[verifier.member_id]
+
+    def failed(self, verifier: Member) -> None:
+        """Distrusts a verifier until it announces itself again."""
+        self._suspects.failed(verifier.member_id, self._clock())
+
+    async def announcement(self, timeout_s: float) -> bool:
+        """Waits for anybody to announce itself; False if nobody did in time."""
+        changed = self._changed
+        try:
+            return await asyncio.wait_for(changed.wait(), timeout_s)
+        except TimeoutError:
+            return False
+
+    def sweep(self) -> list[Member]:
+        """Forgets who is gone; returns the verifiers that are left."""
+        self.registry.sweep(self._clock())
+        leases = self._leases()
+        self._suspects.sweep(leases)
+        return [lease.member for lease in leases]
+
+    def _leases(self) -> list[Lease]:
+        return self.registry.leases(Role.VERIFIER, self._clock())
+
+    def _current(self, verifier: Member) -> Member:
+        for lease in self._leases():
+            if lease.member.member_id == verifier.member_id:
+                return lease.member
+        return verifier
+
+    def _names(self, drafter_ids: tuple[str, ...]) -> dict[str, str]:
+        known = self.known_drafters()
+        return {drafter_id: known[drafter_id] for drafter_id in drafter_ids if drafter_id in known}

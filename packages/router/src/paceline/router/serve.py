@@ -1,0 +1,102 @@
+"""The `serve` command: puts the parts of a router together and runs them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+
+import structlog
+
+from paceline.router.admission import Admission
+from paceline.router.backend import Backend
+from paceline.router.learner import Learner
+from paceline.router.policies import POLICIES
+from paceline.router.policies.base import PolicyOptions
+from paceline.router.registry import Registry
+from paceline.router.roster import Roster
+from paceline.router.service import RegistryService, RouterService
+from paceline.router.settings import RouterSettings
+from paceline.router.state import make_store
+from paceline.router.state.base import StoreError
+from paceline.router.verifiers import Verifiers
+from paceline.v1 import router_pb2_grpc
+from paceline.wire import logs
+from paceline.wire.channel import connect
+from paceline.wire.server import Server, run
+from paceline.wire.settings import StartupError
+
+log = structlog.get_logger()
+
+SERVICES = ("paceline.v1.Router", "paceline.v1.Registry")
+PLAIN_NAME = "none"
+
+
+class Router:
+    """The process: state, registry, services. Make it inside a running event loop."""
+
+    def __init__(self, settings: RouterSettings) -> None:
+        self.settings = settings
+        options = PolicyOptions(fixed_drafters=fixed_drafters(settings.fixed_arm))
+        self.backend = Backend(
+            roster=Roster(Registry(settings.lease_s), time.monotonic),
+            learner=Learner(POLICIES[settings.policy](options), make_store(settings.state)),
+            verifiers=Verifiers(settings),
+            segment_tokens=settings.segment_tokens,
+            failover_wait_s=settings.failover_wait_s,
+            clock=time.monotonic,
+        )
+        self.server = Server(settings, SERVICES)
+        self.admission = Admission(settings.max_requests)
+        service = RouterService(self.backend, self.admission, settings.policy)
+        router_pb2_grpc.add_RouterServicer_to_server(service, self.server.grpc)
+        router_pb2_grpc.add_RegistryServicer_to_server(RegistryService(self.backend), self.server.grpc)
+        self._sweeper: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Raises StartupError."""
+        if self.settings.tls_ca is not None:
+            # A certificate that can't be read is said now, not at the first request.
+            await connect(self.server.address, self.settings).close(grace=None)
+        try:
+            await self.backend.learner.start()
+        except StoreError as error:
+            raise StartupError(str(error)) from error
+        log.info("state opened", state=self.settings.state, policy=self.settings.policy)
+        self._sweeper = asyncio.create_task(self._sweep(), name="sweeper")
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(self.settings.lease_s / 4)
+            self.backend.verifiers.keep_only({member.address for member in self.backend.roster.sweep()})
+
+    async def drain(self) -> None:
+        """No new requests; running ones get `drain_s`."""
+        self.admission.draining = True
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.admission.idle.wait(), self.settings.drain_s)
+
+    async def close(self) -> None:
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        await self.backend.verifiers.close()
+        await self.backend.learner.close()
+
+
+def fixed_drafters(setting: str) -> tuple[str, ...] | None:
+    """What --fixed-arm means: None for all, () for none, else names."""
+    names = tuple(part.strip() for part in setting.split(",") if part.strip())
+    if names == (PLAIN_NAME,):
+        return ()
+    return names or None
+
+
+def serve(settings: RouterSettings) -> int:
+    """Runs a router until it is told to stop; returns the exit code."""
+    logs.configure(settings.log_level, settings.log_json)
+
+    async def life() -> int:
+        router = Router(settings)
+        return await run(router.server, router.start, router.drain, router.close)
+
+    return asyncio.run(life())

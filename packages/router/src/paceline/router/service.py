@@ -1,0 +1,122 @@
+"""The Router and Registry services: check, call, map, reply."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+
+import grpc
+
+from paceline.router import convert
+from paceline.router.admission import Admission
+from paceline.router.arms import Arm, arms_for
+from paceline.router.backend import Backend
+from paceline.router.checks import MAX_NAME, check_length, check_request
+from paceline.router.failures import VerifierError
+from paceline.router.member import Role
+from paceline.router.relay import Relay
+from paceline.router.version import VERSION
+from paceline.v1 import generation_pb2, router_pb2, router_pb2_grpc
+from paceline.wire.status import DETAILS_KEY
+from paceline.wire.version import make_peer
+
+PACKAGE = "paceline-router"
+
+
+class RouterService(router_pb2_grpc.RouterServicer):
+    """See router.proto.
+
+    Args:
+        backend: shared parts.
+        admission: bound on requests.
+        policy: its name, for GetStatus.
+        random_bits: draws seeds and request ids, for requests that bring none.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        admission: Admission,
+        policy: str,
+        random_bits: Callable[[int], int] = secrets.randbits,
+    ) -> None:
+        self._backend = backend
+        self._admission = admission
+        self._policy = policy
+        self._random_bits = random_bits
+
+    async def Generate(
+        self, request: generation_pb2.GenerateRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[generation_pb2.GenerateEvent]:
+        check_request(request)
+        wish = convert.wish_from_proto(request.speculation)
+        wish.check(self._backend.roster.known_drafters())
+        if not request.request_id:
+            request.request_id = f"{self._random_bits(64):016x}"
+        if not request.sampling.HasField("seed"):
+            request.sampling.seed = self._random_bits(64)
+        with self._admission.admitted(request.request_id):
+            relay = Relay(request, wish, self._backend, context.time_remaining)
+            try:
+                async with aclosing(relay.events()) as events:
+                    async for event in events:
+                        yield event
+            except VerifierError as error:
+                await _pass_on(error, context)
+
+    async def GetStatus(
+        self, request: router_pb2.GetStatusRequest, context: grpc.aio.ServicerContext
+    ) -> router_pb2.GetStatusResponse:
+        roster = self._backend.roster
+        return router_pb2.GetStatusResponse(
+            peer=make_peer(PACKAGE, VERSION),
+            members=[convert.member_to_proto(member) for role in Role for member in roster.members(role)],
+            policy=self._policy,
+            arms=[
+                convert.arm_to_proto(model, report)
+                for model, arms in self._arms().items()
+                for report in self._backend.learner.report(model, arms)
+            ],
+            active_requests=self._admission.num_active,
+            finished_requests=self._admission.num_finished,
+        )
+
+    def _arms(self) -> dict[str, list[Arm]]:
+        """By model, the arms that can be chosen at one of its verifiers."""
+        found: dict[str, set[Arm]] = {}
+        for verifier in self._backend.roster.members(Role.VERIFIER):
+            names = self._backend.roster.drafter_names(verifier).values()
+            found.setdefault(verifier.model, set()).update(arms_for(names))
+        return {model: sorted(arms, key=lambda arm: (len(arm.drafters), arm)) for model, arms in found.items()}
+
+
+async def _pass_on(error: VerifierError, context: grpc.aio.ServicerContext) -> None:
+    """Ends the call with a verifier's error, code, message and details unchanged."""
+    metadata = ((DETAILS_KEY, error.details),) if error.details else ()
+    await context.abort(grpc.StatusCode[error.code], error.message, trailing_metadata=metadata)
+
+
+class RegistryService(router_pb2_grpc.RegistryServicer):
+    """See router.proto."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._roster = backend.roster
+
+    async def Announce(
+        self, request: router_pb2.AnnounceRequest, context: grpc.aio.ServicerContext
+    ) -> router_pb2.AnnounceResponse:
+        self._roster.announce(convert.member_from_proto(request.member))
+        return router_pb2.AnnounceResponse(
+            peer=make_peer(PACKAGE, VERSION),
+            lease_s=self._roster.registry.lease_s,
+            verifiers=[convert.member_to_proto(member) for member in self._roster.members(Role.VERIFIER)],
+            trainers=[convert.member_to_proto(member) for member in self._roster.members(Role.TRAINER)],
+        )
+
+    async def Withdraw(
+        self, request: router_pb2.WithdrawRequest, context: grpc.aio.ServicerContext
+    ) -> router_pb2.WithdrawResponse:
+        check_length("id", request.id, MAX_NAME)
+        self._roster.withdraw(convert.role_from_proto(request.role), request.id)
+        return router_pb2.WithdrawResponse()

@@ -1,0 +1,114 @@
+"""Calls to verifiers: one channel per address, kept while the verifier is there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from paceline.router.failures import VerifierError
+from paceline.v1 import generation_pb2, types_pb2, verifier_pb2, verifier_pb2_grpc
+from paceline.wire.channel import connect
+from paceline.wire.settings import ClientSettings
+from paceline.wire.status import DETAILS_KEY, from_rpc_error
+
+ENGAGE_TIMEOUT_S = 5.0
+
+
+@dataclass(slots=True)
+class _Line:
+    """A channel with the number of calls on it; a retired one is closed when the last of them ends."""
+
+    channel: grpc.aio.Channel
+    num_calls: int = 0
+    retired: bool = False
+
+
+class Verifiers:
+    """Dials verifiers.
+
+    Args:
+        settings: how.
+    """
+
+    def __init__(self, settings: ClientSettings) -> None:
+        self._settings = settings
+        self._lines: dict[str, _Line] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def generate(
+        self, address: str, request: generation_pb2.GenerateRequest, timeout_s: float | None
+    ) -> AsyncGenerator[generation_pb2.GenerateEvent]:
+        """The events of one call. Close the generator to cancel the call. Raises VerifierError."""
+        with self._line(address) as stub:
+            call = stub.Generate(request, timeout=timeout_s)
+            try:
+                async for event in call:
+                    yield event
+            except grpc.aio.AioRpcError as error:
+                raise error_from_grpc(error) from error
+            finally:
+                call.cancel()
+
+    async def engage(self, address: str, request_id: str, speculation: types_pb2.Speculation) -> None:
+        """Changes the drafters of a running request. Raises VerifierError."""
+        request = verifier_pb2.EngageRequest(request_id=request_id, speculation=speculation)
+        with self._line(address) as stub:
+            try:
+                await stub.Engage(request, timeout=ENGAGE_TIMEOUT_S)
+            except grpc.aio.AioRpcError as error:
+                raise error_from_grpc(error) from error
+
+    def retire(self, address: str) -> None:
+        """Dials anew next time: what is at an address after a failure may be another process."""
+        line = self._lines.pop(address, None)
+        if line is not None:
+            line.retired = True
+            self._close_if_unused(line)
+
+    def keep_only(self, addresses: set[str]) -> None:
+        """Retires the channels to all others."""
+        for address in self._lines.keys() - addresses:
+            self.retire(address)
+
+    async def close(self) -> None:
+        for address in list(self._lines):
+            self.retire(address)
+        await asyncio.gather(*self._closing)
+
+    @contextmanager
+    def _line(self, address: str) -> Iterator[verifier_pb2_grpc.VerifierStub]:
+        line = self._lines.get(address)
+        if line is None:
+            line = self._lines[address] = _Line(connect(address, self._settings))
+        line.num_calls += 1
+        try:
+            yield verifier_pb2_grpc.VerifierStub(line.channel)
+        finally:
+            line.num_calls -= 1
+            self._close_if_unused(line)
+
+    def _close_if_unused(self, line: _Line) -> None:
+        if line.retired and line.num_calls == 0:
+            task = asyncio.get_running_loop().create_task(line.channel.close(grace=None))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+
+def error_from_grpc(error: grpc.aio.AioRpcError) -> VerifierError:
+    """The failure of a call as a value that needs no gRPC to look at."""
+    refusal = from_rpc_error(error)
+    trailers: Any = error.trailing_metadata() or ()
+    details = next((value for key, value in trailers if key == DETAILS_KEY), b"")
+    return VerifierError(
+        code=error.code().name,
+        message=error.details() or "",
+        reason=refusal.reason if refusal else None,
+        value=str(refusal.value or "") if refusal else "",
+        details=details if isinstance(details, bytes) else details.encode(),
+    )

@@ -1,0 +1,3 @@
+"""The version of paceline-router."""
+
+VERSION = "0.1.0"

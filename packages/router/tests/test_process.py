@@ -1,0 +1,204 @@
+"""The real program: starts, serves, says what is wrong in one line, ends in order, and remembers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import pytest
+from conftest import FakeVerifier, answer, request_of
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from paceline.router.version import VERSION
+from paceline.v1 import router_pb2, router_pb2_grpc
+from paceline.wire.version import make_peer
+
+START_S = 20.0
+
+
+class Process:
+    """`python -m paceline.router`, with its channel once it is ready."""
+
+    def __init__(self, folder: Path, *flags: str) -> None:
+        self.ready_file = folder / "ready.json"
+        self.ready_file.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "paceline.router", "serve", "--listen", "127.0.0.1:0"]
+        command += ["--ready-file", str(self.ready_file), *flags]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+    async def ready(self) -> str:
+        deadline_s = time.monotonic() + START_S
+        while not self.ready_file.exists():
+            assert self.process.poll() is None, self.process.stderr and self.process.stderr.read()
+            assert time.monotonic() < deadline_s
+            await asyncio.sleep(0.02)
+        address: str = json.loads(self.ready_file.read_text())["address"]
+        return address
+
+    async def end(self, number: int) -> int:
+        self.process.send_signal(number)
+        await asyncio.to_thread(self.process.communicate, timeout=START_S)
+        return self.process.returncode
+
+
+Start = Callable[..., Process]
+
+
+@pytest.fixture
+async def stack() -> AsyncIterator[AsyncExitStack]:
+    async with AsyncExitStack() as entered:
+        yield entered
+
+
+@pytest.fixture
+def start(tmp_path: Path, stack: AsyncExitStack) -> Start:
+    def begin(*flags: str) -> Process:
+        process = Process(tmp_path, *flags)
+        stack.callback(process.process.communicate)
+        stack.callback(process.process.kill)
+        return process
+
+    return begin
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "paceline.router", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=START_S, check=False)
+
+
+async def announce(registry: Any, verifier: FakeVerifier) -> None:
+    peer = make_peer("test", "0")
+    members = [
+        router_pb2.Member(id=key, role=router_pb2.ROLE_DRAFTER, name=name, peer=peer)
+        for key, name in verifier.drafters.items()
+    ]
+    members.append(
+        router_pb2.Member(
+            id=verifier.verifier_id,
+            role=router_pb2.ROLE_VERIFIER,
+            address=verifier.address,
+            model=verifier.model,
+            tokenizer_hash=verifier.tokenizer_hash,
+            capacity=4,
+            connected=list(verifier.drafters),
+            peer=peer,
+        )
+    )
+    for member in members:
+        await registry.Announce(router_pb2.AnnounceRequest(member=member))
+
+
+async def arms(stub: Any) -> dict[tuple[str, ...], tuple[float, float]]:
+    status = await stub.GetStatus(router_pb2.GetStatusRequest())
+    return {tuple(arm.drafters): (arm.pulls, arm.mean_reward) for arm in status.arms}
+
+
+async def test_it_says_that_it_serves_and_lists_its_services_and_ends_on_sigterm(start: Start) -> None:
+    process = start("--state", "memory:")
+    async with grpc.aio.insecure_channel(await process.ready()) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        for name in ("", "paceline.v1.Router", "paceline.v1.Registry"):
+            response = await health.Check(health_pb2.HealthCheckRequest(service=name))
+            assert response.status == health_pb2.HealthCheckResponse.SERVING
+        reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
+        request = reflection_pb2.ServerReflectionRequest(list_services="")
+        listed = await reflection.ServerReflectionInfo(iter([request])).read()
+        names = {service.name for service in listed.list_services_response.service}
+        assert {"paceline.v1.Router", "paceline.v1.Registry"} <= names
+    assert await process.end(signal.SIGTERM) == 0
+
+
+async def test_what_was_learnt_survives_kill_9_and_status_shows_it(
+    start: Start, stack: AsyncExitStack, tmp_path: Path
+) -> None:
+    verifier = await FakeVerifier("v", drafters={"s-1": "suffix"}, token_s=0.005).start()
+    stack.push_async_callback(verifier.kill)
+    state = f"sqlite:///{tmp_path}/router.db"
+    flags = ("--state", state, "--segment-tokens", "4", "--lease-s", "60")
+    process = start(*flags)
+    async with grpc.aio.insecure_channel(await process.ready()) as channel:
+        stub = router_pb2_grpc.RouterStub(channel)
+        await announce(router_pb2_grpc.RegistryStub(channel), verifier)
+        for _ in range(3):
+            ids = [token async for event in stub.Generate(request_of()) for token in event.tokens.ids]
+            assert ids == answer(7, len(ids))
+        learnt = await arms(stub)
+        assert learnt[()][0] > 0
+        assert learnt["suffix",][1] > 1.0
+        await stored(tmp_path / "router.db", sum(pulls for pulls, _ in learnt.values()))
+    assert await process.end(signal.SIGKILL) == -signal.SIGKILL
+
+    process = start(*flags)
+    address = await process.ready()
+    async with grpc.aio.insecure_channel(address) as channel:
+        await announce(router_pb2_grpc.RegistryStub(channel), verifier)
+        relearnt = await arms(router_pb2_grpc.RouterStub(channel))
+    assert relearnt == {key: pytest.approx(value) for key, value in learnt.items()}
+    shown = await asyncio.to_thread(run, "status", "--router", address)
+    assert shown.returncode == 0
+    assert "suffix" in shown.stdout
+    as_json = await asyncio.to_thread(run, "status", "--router", address, "--json")
+    told = {tuple(arm["drafters"]): arm["mean_reward"] for arm in json.loads(as_json.stdout)["arms"]}
+    assert told == {key: pytest.approx(mean) for key, (_, mean) in learnt.items()}
+
+
+async def stored(path: Path, pulls: float) -> None:
+    """Waits until the file has as much as the router knows; it is written in the background."""
+    deadline_s = time.monotonic() + START_S
+    while True:
+        (total,) = sqlite3.connect(path).execute("SELECT coalesce(sum(pulls), 0) FROM arms").fetchone()
+        if abs(total - pulls) < 1e-6:
+            return
+        assert time.monotonic() < deadline_s
+        await asyncio.sleep(0.02)
+
+
+def test_a_port_in_use_is_said_in_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = run("serve", "--listen", f"127.0.0.1:{port}", "--state", "memory:", "--log-level", "error")
+    assert ended.returncode == 1
+    (line,) = ended.stderr.strip().splitlines()
+    assert f"127.0.0.1:{port}" in line
+    assert "--listen" in line
+
+
+def test_a_state_file_that_is_no_database_is_said_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "router.db"
+    path.write_text("no database " * 500)
+    ended = run("serve", "--listen", "127.0.0.1:0", "--state", f"sqlite:///{path}", "--log-level", "error")
+    assert ended.returncode == 1
+    (line,) = ended.stderr.strip().splitlines()
+    assert str(path) in line
+    assert "--state" in line
+
+
+def test_settings_that_make_no_sense_are_refused() -> None:
+    assert run("serve", "--policy", "guess").returncode == 2
+    assert run("serve", "--lease-s", "0").returncode == 2
+    assert run("guess").returncode == 2
+
+
+def test_a_router_that_is_not_there_is_said_in_one_line_by_status() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+    ended = run("status", "--router", address)
+    assert ended.returncode == 1
+    (line,) = ended.stderr.strip().splitlines()
+    assert address in line
+
+
+def test_the_version_is_told() -> None:
+    assert run("--version").stdout.strip() == f"paceline-router {VERSION}"
