@@ -20,6 +20,14 @@ The Python environment could not be installed.
   - No network: set PACELINE_VENV to a virtual environment that has what the lock lists; it is used as it is.
 """
 
+def _lock(repository_ctx):
+    kind = repository_ctx.os.environ.get("PACELINE_TORCH", "") or "cpu"
+    if kind == "cpu":
+        return repository_ctx.path(repository_ctx.attr.cpu_lock)
+    if kind == "cuda":
+        return repository_ctx.path(repository_ctx.attr.cuda_lock)
+    fail("PACELINE_TORCH={}: must be cpu (the default) or cuda".format(kind))
+
 def _run(repository_ctx, arguments, what):
     result = repository_ctx.execute(arguments, timeout = 3600, quiet = True, environment = {
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
@@ -46,7 +54,7 @@ def _pip_environment_impl(repository_ctx):
         repository_ctx.symlink(existing, "venv")
         repository_ctx.file("stamp.txt", "PACELINE_VENV={}\n".format(existing))
         return
-    lock = repository_ctx.path(repository_ctx.attr.lock)
+    lock = _lock(repository_ctx)
     python = _python(repository_ctx)
     repository_ctx.report_progress("installing the Python environment (one to five minutes)")
     _run(repository_ctx, [python, "-m", "venv", "--without-pip", "venv"], "python3 -m venv")
@@ -70,7 +78,11 @@ def _pip_environment_impl(repository_ctx):
 
 pip_environment = repository_rule(
     implementation = _pip_environment_impl,
-    attrs = {"lock": attr.label(allow_single_file = True, mandatory = True)},
-    environ = ["PACELINE_VENV", "PATH"],
-    doc = "A virtual environment with exactly what the lock lists. PACELINE_VENV links an existing one instead.",
+    attrs = {
+        "cpu_lock": attr.label(allow_single_file = True, mandatory = True),
+        "cuda_lock": attr.label(allow_single_file = True, mandatory = True),
+    },
+    # Not PATH: another shell, or an activated environment, would install everything anew.
+    environ = ["PACELINE_TORCH", "PACELINE_VENV"],
+    doc = "A virtual environment with exactly what the lock for PACELINE_TORCH=cpu|cuda lists. PACELINE_VENV links an existing one instead.",
 )

@@ -36,6 +36,8 @@ def main() -> int:
     arguments = [str(test), f"--rootdir={config.parent}", "-c", str(config), "-rfE", "--import-mode=importlib"]
     if "XML_OUTPUT_FILE" in os.environ:
         arguments.append(f"--junitxml={os.environ['XML_OUTPUT_FILE']}")
+    if "TEST_TMPDIR" in os.environ:
+        arguments.append(f"--basetemp={os.environ['TEST_TMPDIR']}/pytest")  # Bazel cleans it, nobody cleans /tmp
     if "TESTBRIDGE_TEST_ONLY" in os.environ:
         arguments += ["-k", os.environ["TESTBRIDGE_TEST_ONLY"]]
     shard = Shard()

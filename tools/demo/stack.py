@@ -117,7 +117,7 @@ class Stack:
         self.services[name] = Service(name, process, log, ready_file)
         return self.services[name]
 
-    def wait(self, *names: str, timeout_s: float = 120.0, tick: Callable[[], None] = lambda: None) -> None:
+    def wait(self, *names: str, timeout_s: float = 300.0, tick: Callable[[], None] = lambda: None) -> None:
         """Until these services (all, if none is named) serve; `tick` is called while waiting."""
         deadline = time.monotonic() + timeout_s
         waiting = [self.services[name] for name in names or self.services]

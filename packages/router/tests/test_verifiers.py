@@ -120,24 +120,22 @@ async def test_an_announcement_wakes_who_waits_for_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "reason", "own_choice", "continuing", "verdict"),
+    ("code", "reason", "continuing", "verdict"),
     [
-        ("UNAVAILABLE", None, True, False, Verdict.LOST),
-        ("INTERNAL", Reason.INTERNAL, True, False, Verdict.LOST),
-        ("UNAVAILABLE", Reason.DRAINING, True, True, Verdict.LOST),
-        ("DEADLINE_EXCEEDED", None, True, False, Verdict.REFUSED),
-        ("RESOURCE_EXHAUSTED", None, True, False, Verdict.REFUSED),
-        ("RESOURCE_EXHAUSTED", Reason.OVERLOADED, True, False, Verdict.BUSY),
-        ("ALREADY_EXISTS", Reason.DUPLICATE_REQUEST, True, False, Verdict.REFUSED),
-        ("ALREADY_EXISTS", Reason.DUPLICATE_REQUEST, True, True, Verdict.BUSY),
-        ("NOT_FOUND", Reason.UNKNOWN_DRAFTER, True, False, Verdict.DRAFTER_GONE),
-        ("NOT_FOUND", Reason.UNKNOWN_DRAFTER, False, False, Verdict.REFUSED),
-        ("NOT_FOUND", Reason.UNKNOWN_DRAFTER, False, True, Verdict.DRAFTER_GONE),
-        ("INVALID_ARGUMENT", Reason.PROMPT_TOO_LONG, True, True, Verdict.REFUSED),
+        ("UNAVAILABLE", None, False, Verdict.LOST),
+        ("INTERNAL", Reason.INTERNAL, False, Verdict.LOST),
+        ("UNAVAILABLE", Reason.DRAINING, True, Verdict.LOST),
+        ("DEADLINE_EXCEEDED", None, False, Verdict.REFUSED),
+        ("RESOURCE_EXHAUSTED", None, False, Verdict.REFUSED),
+        ("RESOURCE_EXHAUSTED", Reason.OVERLOADED, False, Verdict.BUSY),
+        ("ALREADY_EXISTS", Reason.DUPLICATE_REQUEST, False, Verdict.REFUSED),
+        ("ALREADY_EXISTS", Reason.DUPLICATE_REQUEST, True, Verdict.BUSY),
+        ("NOT_FOUND", Reason.UNKNOWN_DRAFTER, False, Verdict.DRAFTER_GONE),
+        ("INVALID_ARGUMENT", Reason.PROMPT_TOO_LONG, True, Verdict.REFUSED),
     ],
 )
 def test_a_failure_means_what_its_reason_says(
-    code: str, reason: Reason | None, own_choice: bool, continuing: bool, verdict: Verdict
+    code: str, reason: Reason | None, continuing: bool, verdict: Verdict
 ) -> None:
     error = VerifierError(code, "said", reason)
-    assert judge(error, own_choice=own_choice, continuing=continuing) is verdict
+    assert judge(error, continuing=continuing) is verdict

@@ -45,12 +45,11 @@ _LOST_REASONS = frozenset({Reason.INTERNAL, Reason.VERIFIER_LOST, Reason.LOADING
 _LOST_CODES = frozenset({"UNAVAILABLE", "INTERNAL", "UNKNOWN", "CANCELLED", "ABORTED"})
 
 
-def judge(error: VerifierError, *, own_choice: bool, continuing: bool) -> Verdict:
+def judge(error: VerifierError, *, continuing: bool) -> Verdict:
     """What a failure means.
 
     Args:
         error: of the call.
-        own_choice: the drafters in the call were the router's choice, not the client's.
         continuing: the request ran at a verifier before. Then its id may still be taken there, if it was not
             the verifier but the connection that broke; that passes as soon as the verifier notices.
     """
@@ -62,6 +61,6 @@ def judge(error: VerifierError, *, own_choice: bool, continuing: bool) -> Verdic
         return Verdict.BUSY
     if error.reason is Reason.DUPLICATE_REQUEST and continuing:
         return Verdict.BUSY
-    if error.reason is Reason.UNKNOWN_DRAFTER and (own_choice or continuing):
+    if error.reason is Reason.UNKNOWN_DRAFTER:
         return Verdict.DRAFTER_GONE
     return Verdict.REFUSED

@@ -137,7 +137,7 @@ class Relay:
         if self._finished:
             return
         self._num_lost_outcomes = len(self._outcomes)
-        verdict = judge(error, own_choice=self._wish.free, continuing=self._started)
+        verdict = judge(error, continuing=self._started)
         if verdict is Verdict.REFUSED:
             raise error
         if verdict is Verdict.DRAFTER_GONE:
