@@ -144,6 +144,19 @@ def test_ucb_finds_the_better_arm_under_noise() -> None:
     assert chosen[B] > 0.6 * 600
 
 
+@pytest.mark.parametrize("means", [(1.0, 1.5), (1.0, 0.6), (1.0, 1.3, 2.0, 1.7), (1.0, 1.9, 1.97, 2.3)])
+def test_once_it_has_learnt_ucb_takes_the_best_arm_more_than_four_times_in_five(means: tuple[float, ...]) -> None:
+    noise = random.Random(3)
+    by_arm = dict(zip((PLAIN, A, B, AB), means, strict=False))
+
+    def speed(arm: Arm, _index: int) -> float:
+        return max(0.0, noise.gauss(by_arm[arm], 0.2))
+
+    _, known = play(DiscountedUcb(), list(by_arm), speed, 600)
+    chosen, _ = play(DiscountedUcb(), list(by_arm), speed, 600, known)
+    assert chosen[max(by_arm, key=lambda arm: by_arm[arm])] > 0.8 * 600
+
+
 def test_none_wins_where_speculation_loses() -> None:
     noise = random.Random(2)
     means = {PLAIN: 1.0, A: 0.6, B: 0.5, AB: 0.4}

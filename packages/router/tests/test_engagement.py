@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import grpc
+import grpc.aio
 import pytest
 from conftest import Deploy, Deployment, answer, eventually
 
 from paceline.router.arms import PLAIN, Arm
 from paceline.v1 import generation_pb2, types_pb2
+from paceline.wire.errors import PacelineError, Reason
+from paceline.wire.status import from_rpc_error
 
 SEED = 7
 SUFFIX = Arm(("suffix",))
@@ -71,6 +75,27 @@ async def test_an_answer_that_has_begun_does_not_end_for_want_of_a_drafter_its_c
     assert ids == answer(SEED, len(ids))
     assert len(heir.requests) == 1
     assert heir.requests[0].speculation.off
+
+
+async def test_a_named_drafter_that_is_registered_but_not_there_is_refused_as_the_verifier_says(deploy: Deploy) -> None:
+    deployment = await deploy()
+    verifier = await deployment.verifier("v", drafters={"s-1": "suffix"})
+    verifier.drafters.clear()
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await ids_of(deployment.generate(speculation=types_pb2.Speculation(drafters=["suffix"])))
+    error = from_rpc_error(refused.value)
+    assert error is not None
+    assert (error.reason, error.message) == (Reason.UNKNOWN_DRAFTER, "no drafter 'suffix' here")
+    assert len(verifier.requests) == 1
+
+
+async def test_a_verifier_that_misses_a_drafter_nobody_asked_for_is_not_asked_again(deploy: Deploy) -> None:
+    deployment = await deploy()
+    verifier = await deployment.verifier("v", refusal=PacelineError(Reason.UNKNOWN_DRAFTER, "nonsense"))
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await ids_of(deployment.generate())
+    assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+    assert len(verifier.requests) == 1
 
 
 async def test_after_several_drafters_that_were_gone_no_more_are_tried(deploy: Deploy) -> None:

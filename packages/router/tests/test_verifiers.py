@@ -50,8 +50,8 @@ async def test_closing_the_events_cancels_the_call() -> None:
     verifiers = Verifiers(ClientSettings())
     async with asyncio.timeout(5):
         async with aclosing(verifiers.generate(verifier.address, request_of(), None)) as events:
-            async for _ in events:
-                break
+            await anext(events)
+            await verifier.stopped.wait()  # where the fake can see that it is cancelled
         await eventually(lambda: verifier.num_cancelled == 1)
     await verifiers.close()
     await verifier.kill()
@@ -120,22 +120,23 @@ async def test_an_announcement_wakes_who_waits_for_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "reason", "continuing", "verdict"),
+    ("code", "reason", "may_drop", "continuing", "verdict"),
     [
-        ("UNAVAILABLE", None, False, Verdict.LOST),
-        ("INTERNAL", Reason.INTERNAL, False, Verdict.LOST),
-        ("UNAVAILABLE", Reason.DRAINING, True, Verdict.LOST),
-        ("DEADLINE_EXCEEDED", None, False, Verdict.REFUSED),
-        ("RESOURCE_EXHAUSTED", None, False, Verdict.REFUSED),
-        ("RESOURCE_EXHAUSTED", Reason.OVERLOADED, False, Verdict.BUSY),
-        ("ALREADY_EXISTS", Reason.DUPLICATE_REQUEST, False, Verdict.REFUSED),
-        ("ALREADY_EXISTS", Reason.DUPLICATE_REQUEST, True, Verdict.BUSY),
-        ("NOT_FOUND", Reason.UNKNOWN_DRAFTER, False, Verdict.DRAFTER_GONE),
-        ("INVALID_ARGUMENT", Reason.PROMPT_TOO_LONG, True, Verdict.REFUSED),
+        ("UNAVAILABLE", None, True, False, Verdict.LOST),
+        ("INTERNAL", Reason.INTERNAL, True, False, Verdict.LOST),
+        ("UNAVAILABLE", Reason.DRAINING, True, True, Verdict.LOST),
+        ("DEADLINE_EXCEEDED", None, True, False, Verdict.REFUSED),
+        ("RESOURCE_EXHAUSTED", None, True, False, Verdict.REFUSED),
+        ("RESOURCE_EXHAUSTED", Reason.OVERLOADED, True, False, Verdict.BUSY),
+        ("ALREADY_EXISTS", Reason.DUPLICATE_REQUEST, True, False, Verdict.REFUSED),
+        ("ALREADY_EXISTS", Reason.DUPLICATE_REQUEST, True, True, Verdict.BUSY),
+        ("NOT_FOUND", Reason.UNKNOWN_DRAFTER, True, False, Verdict.DRAFTER_GONE),
+        ("NOT_FOUND", Reason.UNKNOWN_DRAFTER, False, False, Verdict.REFUSED),
+        ("INVALID_ARGUMENT", Reason.PROMPT_TOO_LONG, True, True, Verdict.REFUSED),
     ],
 )
 def test_a_failure_means_what_its_reason_says(
-    code: str, reason: Reason | None, continuing: bool, verdict: Verdict
+    code: str, reason: Reason | None, may_drop: bool, continuing: bool, verdict: Verdict
 ) -> None:
     error = VerifierError(code, "said", reason)
-    assert judge(error, continuing=continuing) is verdict
+    assert judge(error, may_drop=may_drop, continuing=continuing) is verdict

@@ -45,11 +45,13 @@ _LOST_REASONS = frozenset({Reason.INTERNAL, Reason.VERIFIER_LOST, Reason.LOADING
 _LOST_CODES = frozenset({"UNAVAILABLE", "INTERNAL", "UNKNOWN", "CANCELLED", "ABORTED"})
 
 
-def judge(error: VerifierError, *, continuing: bool) -> Verdict:
+def judge(error: VerifierError, *, may_drop: bool, continuing: bool) -> Verdict:
     """What a failure means.
 
     Args:
         error: of the call.
+        may_drop: the call had drafters, and they may be left out: because the router chose them, or because the
+            answer has begun. Those that a client names for a new request are its to change.
         continuing: the request ran at a verifier before. Then its id may still be taken there, if it was not
             the verifier but the connection that broke; that passes as soon as the verifier notices.
     """
@@ -61,6 +63,6 @@ def judge(error: VerifierError, *, continuing: bool) -> Verdict:
         return Verdict.BUSY
     if error.reason is Reason.DUPLICATE_REQUEST and continuing:
         return Verdict.BUSY
-    if error.reason is Reason.UNKNOWN_DRAFTER:
+    if error.reason is Reason.UNKNOWN_DRAFTER and may_drop:
         return Verdict.DRAFTER_GONE
     return Verdict.REFUSED

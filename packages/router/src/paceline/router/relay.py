@@ -137,7 +137,8 @@ class Relay:
         if self._finished:
             return
         self._num_lost_outcomes = len(self._outcomes)
-        verdict = judge(error, continuing=self._started)
+        may_drop = bool(engagement.speculation.drafters) and (self._wish.free or self._started)
+        verdict = judge(error, may_drop=may_drop, continuing=self._started)
         if verdict is Verdict.REFUSED:
             raise error
         if verdict is Verdict.DRAFTER_GONE:
