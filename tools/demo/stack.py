@@ -1,6 +1,6 @@
 """A whole deployment as processes on loopback: for the demo, for `up`, and for end-to-end tests.
 
-Each service gets a free port, a log file, and a ready file that it writes when it serves; nothing is guessed from sleeps.
+Each service gets a free port, a log file, and a ready file that it writes when it serves; nothing rests on sleeps.
 """
 
 from __future__ import annotations
@@ -136,7 +136,9 @@ class Stack:
                 raise StackError(f"{service.name} did not print {words!r}: {service.last_words()}")
             time.sleep(POLL_S)
 
-    def wait_connected(self, router: str, drafter_names: list[str], verifiers: int = 1, timeout_s: float = 30.0) -> None:
+    def wait_connected(
+        self, router: str, drafter_names: list[str], verifiers: int = 1, timeout_s: float = 30.0
+    ) -> None:
         """Until each of so many verifiers has a drafter of each name on a stream, as the router sees it."""
         deadline = time.monotonic() + timeout_s
         with grpc.insecure_channel(router) as channel:

@@ -1,4 +1,4 @@
-"""The one principle, on the real model over real processes: drafters change how fast the answer comes, never the answer."""
+"""The one principle, on the real model over real processes: drafters change the speed, never the answer."""
 
 from __future__ import annotations
 
@@ -112,7 +112,9 @@ def test_beside_a_drafter_that_misbehaves(deployment: Deployment, mode: str) -> 
 
 def test_with_a_drafter_killed_in_mid_request(deployment: Deployment) -> None:
     stack = deployment.stack
-    stack.start("victim", "drafter", "--name", "victim", "--strategies", "suffix,recycling", "--router", deployment.router)
+    stack.start(
+        "victim", "drafter", "--name", "victim", "--strategies", "suffix,recycling", "--router", deployment.router
+    )
     stack.wait("victim")
     stack.wait_connected(deployment.router, ["victim"])
 

@@ -1,4 +1,4 @@
-"""A tiny random model with a real tokenizer, as a folder: loads in a second, and repeats itself enough to be drafted."""
+"""A tiny random model with a real tokenizer, as a folder: loads in a second, repeats itself enough to be drafted."""
 
 from __future__ import annotations
 

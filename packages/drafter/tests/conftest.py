@@ -148,7 +148,7 @@ def make_verifier() -> type[FakeVerifier]:
 
 async def _eventually(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(DEADLINE_S):
-        while not holds():  # noqa: ASYNC110 - the condition is anything, and tells nobody
+        while not holds():
             await asyncio.sleep(0.005)
 
 

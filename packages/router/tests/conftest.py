@@ -35,7 +35,7 @@ def answer(seed: int, num_tokens: int, start: int = 0) -> list[int]:
 async def eventually(condition: Callable[[], object]) -> None:
     """Waits until a condition holds; fails after a while."""
     async with asyncio.timeout(DEADLINE_S):
-        while not condition():  # noqa: ASYNC110 - any condition, so there is no event to wait for
+        while not condition():
             await asyncio.sleep(0.005)
 
 

@@ -174,7 +174,7 @@ async def test_learning_goes_on_while_the_store_is_away_and_arrives_there_when_i
     for _ in range(5):
         learner.learn(Observation("m", A, 2.0))
     async with asyncio.timeout(5):
-        while store.num_failures < 3:  # noqa: ASYNC110 - the store has no event for it
+        while store.num_failures < 3:
             await asyncio.sleep(0.005)
     assert learner.report("m", [A])[0].stats.pulls == 5.0
     assert learner.choose("m", [PLAIN, A]) == PLAIN
@@ -214,5 +214,5 @@ def stored_pulls(path: Path) -> float:
 
 async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - any condition, so there is no event to wait for
+        while not condition():
             await asyncio.sleep(0.005)

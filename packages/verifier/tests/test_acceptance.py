@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from paceline.verifier.acceptance import RULES, coupled
 from paceline.wire import noise
 
@@ -124,24 +125,23 @@ def test_a_walk_is_a_path_of_the_tree_and_one_token_more(tree: Tree, seed: int):
 
 @pytest.mark.parametrize("name", ["every outcome", "the least likely only", "siblings that say the same"])
 def test_with_the_shared_noise_the_first_two_tokens_have_the_targets_frequencies(name):
-    # The walk depends on the picks alone, so picks of all draws are made at once, and each distinct one is walked once.
+    # Draw i takes the noise of six ids of its own, so that all draws are one call. The walk depends on the picks
+    # alone, so each distinct set of picks is walked once.
     vocab, draws = 6, 100_000
-    ids = np.arange(vocab)
     first = target((), vocab)
     second = np.stack([target((token,), vocab) for token in range(vocab)])
+    noise_0, noise_1 = (noise.gumbel(17, at, np.arange(draws * vocab)).reshape(draws, 1, vocab) for at in (0, 1))
     with np.errstate(divide="ignore"):
-        picks = np.empty((draws, 1 + vocab), dtype=np.int64)
-        for seed in range(draws):
-            noise_0, noise_1 = noise.gumbel(seed, 0, ids), noise.gumbel(seed, 1, ids)
-            picks[seed, 0] = np.argmax(np.log(first) + noise_0)
-            picks[seed, 1:] = np.argmax(np.log(second) + noise_1, axis=1)
+        picks = np.concatenate(
+            [np.argmax(np.log(first) + noise_0, axis=-1), np.argmax(np.log(second) + noise_1, axis=-1)], axis=1
+        )
     tokens, parents = TREES[name]
     counts = np.zeros((vocab, vocab))
     distinct, repeats = np.unique(picks, axis=0, return_counts=True)
     for row, count in zip(distinct, repeats, strict=True):
-        table = {(): row[0], **{(token,): row[1 + token] for token in range(vocab)}}
-        walk = coupled(tokens, parents, lambda node, table=table: int(table.get(tuple(path_to(node, (tokens, parents))), 0)))
-        output = [*walk.tokens, *([int(table[walk.tokens[:1]])] if len(walk.tokens) == 1 else [])]
+        table = {(): int(row[0]), **{(token,): int(row[1 + token]) for token in range(vocab)}}
+        walk = coupled(tokens, parents, lambda node, table=table: table.get(tuple(path_to(node, TREES[name])), 0))
+        output = walk.tokens if len(walk.tokens) > 1 else (walk.tokens[0], table[walk.tokens])
         counts[output[0], output[1]] += count
     expected = draws * first[:, None] * second
     assert counts[expected == 0].sum() == 0

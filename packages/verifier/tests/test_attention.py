@@ -6,10 +6,11 @@ import random
 
 import pytest
 import torch
+from tiny_models import GREEDY, random_tree
+
 from paceline.verifier.model.attention import BLOCK, MAX_SESSION_ROWS, attend, make_layout
 from paceline.verifier.model.batch import SessionPlan
 from paceline.verifier.model.kv import ONES, KVSlot
-from tiny_models import GREEDY, random_tree
 
 CPU = torch.device("cpu")
 
@@ -66,7 +67,8 @@ KINDS = [{}, {"sliding_window": 20}, {"softcap": 3.0}, {"sliding_window": 300, "
 def test_equals_attention_by_definition(kind):
     case = Case(6, 2, 16, BLOCK + 30)
     expected = case.dense(**kind)
-    for start, chain, path, junk in ((0, 40, 0, 0), (0, 1, 5, 7), (100, 3, 9, 20), (BLOCK - 6, 2, 12, 12), (BLOCK, 1, 9, 9)):
+    shapes = [(0, 40, 0, 0), (0, 1, 5, 7), (100, 3, 9, 20), (BLOCK - 6, 2, 12, 12), (BLOCK, 1, 9, 9)]
+    for start, chain, path, junk in shapes:
         tree = random_tree([0] * path, junk, random.Random(start))
         output = case.attend(case.slot(start), chain, tree, **kind)
         wanted = expected[start : start + chain + path]

@@ -8,6 +8,7 @@ import math
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
 from paceline.verifier.trie import CandidateTrie, Grafted, Node, Source
 from paceline.wire.tree import ROOT, DraftTree
 

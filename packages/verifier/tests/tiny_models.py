@@ -7,11 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from paceline.verifier.model.batch import SessionPlan
-from paceline.verifier.model.kv import KVSlot
-from paceline.verifier.model.linear import pack_linears
-from paceline.verifier.model.runner import Runner
-from paceline.verifier.sampling import Sampler, Sampling
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
@@ -22,6 +17,12 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen3Config,
 )
+
+from paceline.verifier.model.batch import SessionPlan
+from paceline.verifier.model.kv import KVSlot
+from paceline.verifier.model.linear import pack_linears
+from paceline.verifier.model.runner import Runner
+from paceline.verifier.sampling import Sampler, Sampling
 
 torch.set_num_threads(1)  # the models are too small to be worth a second one
 
@@ -89,7 +90,9 @@ def make_tokenizer(chat_template: str | None = _TEMPLATE) -> PreTrainedTokenizer
 def make_model(family: str, seed: int = 0) -> PreTrainedModel:
     config_class, changes = FAMILIES[family]
     torch.manual_seed(seed)
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config_class(**{**_SHAPE, **changes}), dtype=torch.float32)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(
+        config_class(**{**_SHAPE, **changes}), dtype=torch.float32
+    )
     return model.eval().requires_grad_(False)
 
 

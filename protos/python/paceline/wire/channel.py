@@ -25,7 +25,9 @@ _SERVICE_CONFIG = json.dumps(
         "methodConfig": [
             {
                 "name": [
-                    {"service": service, "method": method} for service, methods in _RETRIED.items() for method in methods
+                    {"service": service, "method": method}
+                    for service, methods in _RETRIED.items()
+                    for method in methods
                 ],
                 "retryPolicy": {
                     "maxAttempts": 3,

@@ -75,8 +75,8 @@ class Membership:
                 self._on_roster(self._union())
                 pause_s = min(response.lease_s / 3, MAX_INTERVAL_S)
             except (grpc.aio.AioRpcError, PacelineError) as error:
-                refusal = error if isinstance(error, PacelineError) else from_rpc_error(error)
-                why = refusal.message if refusal else str(error.code())
+                refusal = from_rpc_error(error) if isinstance(error, grpc.aio.AioRpcError) else error
+                why = refusal.message if refusal else "it can't be reached"
                 if known or (refusal is not None and why != complaint):
                     log.warning("router lost", router=address, why=why)
                 known, complaint = False, why

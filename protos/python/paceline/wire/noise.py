@@ -22,7 +22,7 @@ MIX_2 = 0x94D049BB133111EB
 
 
 def mix64(value: int) -> int:
-    """Finalizer of SplitMix64 (Steele, Lea and Flood 2014; constants of Stafford's variant 13): a bijection on 64 bits."""
+    """Finalizer of SplitMix64 (Steele, Lea and Flood 2014; Stafford's variant 13): a bijection on 64 bits."""
     value &= MASK64
     value = ((value ^ (value >> 30)) * MIX_1) & MASK64
     value = ((value ^ (value >> 27)) * MIX_2) & MASK64

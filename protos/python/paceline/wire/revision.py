@@ -21,9 +21,7 @@ def manifest_json(manifest: trainer_pb2.RevisionManifest) -> str:
         "format": manifest.format,
         "command": manifest.command,
         "metrics": dict(manifest.metrics),
-        "files": [
-            {"path": file.path, "size": file.size, "sha256": file.sha256.hex()} for file in manifest.files
-        ],
+        "files": [{"path": file.path, "size": file.size, "sha256": file.sha256.hex()} for file in manifest.files],
     }
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 

@@ -1,6 +1,6 @@
 """Settings of a service: flags, then PACELINE_… environment variables, then a YAML file; one name each.
 
-Each service derives its settings from `ServiceSettings`, and its `__main__` hands a table of commands to `run_commands`.
+Each service derives its settings from `ServiceSettings`; its `__main__` hands a table of commands to `run_commands`.
 `--max-sessions 4`, `PACELINE_MAX_SESSIONS=4` and `max_sessions: 4` are the same setting.
 """
 

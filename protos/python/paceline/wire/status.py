@@ -65,9 +65,7 @@ def encode_details(error: PacelineError) -> bytes:
 
 async def abort(context: grpc.aio.ServicerContext, error: PacelineError) -> NoReturn:
     """Ends the call with the error's code, message and ErrorInfo."""
-    await context.abort(
-        CODES[error.reason], error.message, trailing_metadata=((DETAILS_KEY, encode_details(error)),)
-    )
+    await context.abort(CODES[error.reason], error.message, trailing_metadata=((DETAILS_KEY, encode_details(error)),))
     raise AssertionError("abort returned")
 
 

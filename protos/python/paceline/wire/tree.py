@@ -54,9 +54,7 @@ class TreeBounds:
     num_strategies: int
 
 
-def encode_tree(
-    anchor: Anchor, tree: DraftTree, *, draft_us: int = 0, final: bool = False
-) -> drafting_pb2.DraftTree:
+def encode_tree(anchor: Anchor, tree: DraftTree, *, draft_us: int = 0, final: bool = False) -> drafting_pb2.DraftTree:
     """The message for a tree; the sender's own bounds are the sender's business."""
     return drafting_pb2.DraftTree(
         anchor=drafting_pb2.Anchor(session_id=anchor.session_id, length=anchor.length, digest=anchor.digest),

@@ -11,8 +11,9 @@ import structlog
 import torch
 
 from paceline.v1 import router_pb2, verifier_pb2_grpc
+from paceline.verifier import cost
 from paceline.verifier.convert import Limits
-from paceline.verifier.cost import ForwardCost, measure
+from paceline.verifier.cost import ForwardCost
 from paceline.verifier.engine import Engine, EngineLimits
 from paceline.verifier.lessons import Lessons
 from paceline.verifier.model.batch import SessionPlan, StepPlan
@@ -34,7 +35,7 @@ log = structlog.get_logger()
 SERVICE = "paceline.v1.Verifier"
 LESSON_TOP_K = 8
 NO_TRAINER = "none"
-MAX_DISAGREEMENT = 0.1  # of the logits' spread, between our attention and transformers' own
+MAX_DISAGREEMENT = 0.25  # of the logits' spread, between our attention and transformers' own
 
 
 class Verifier:
@@ -51,13 +52,13 @@ class Verifier:
 
     async def start(self) -> None:
         settings, state = self.settings, self.state
-        target, runner, cost = await asyncio.to_thread(prepare, settings)
+        target, runner, forward_cost = await asyncio.to_thread(prepare, settings)
         name = settings.model_name or settings.model.removeprefix("package:").rstrip("/").rpartition("/")[2]
         lessons = Lessons(name, target.tokenizer.content_hash, LESSON_TOP_K, settings, self._trainer)
         engine_limits = EngineLimits(
             settings.max_sessions, settings.max_queue, settings.max_nodes, settings.max_step_nodes
         )
-        engine = Engine(runner, cost, state.hub, engine_limits, lessons)
+        engine = Engine(runner, forward_cost, state.hub, engine_limits, lessons)
         limits = Limits(
             vocab_size=runner.vocab_size,
             context_length=target.context_length,
@@ -141,7 +142,7 @@ def prepare(settings: VerifierSettings) -> tuple[Target, Runner, ForwardCost]:
             f"--model {settings.model}: {target.architecture} attends in a way that verifying trees does not reproduce "
             f"(its logits are {apart:.2g} of their spread away from transformers' own); choose another model"
         )
-    cost = measure(lambda rows: timed_forward(runner, rows))
+    forward_cost = measure_runner(runner)
     worst = probe(runner)
     if worst == 0.0:
         log.info("exactness probe: logits don't depend on the step's shape", max_difference=worst)
@@ -151,19 +152,29 @@ def prepare(settings: VerifierSettings) -> tuple[Target, Runner, ForwardCost]:
             "without speculation can differ where two tokens are nearly tied",
             max_difference=worst,
         )
-    milliseconds = {rows: round(seconds * 1e3, 1) for rows, seconds in zip(cost.rows, cost.knots, strict=True)}
+    milliseconds = {
+        rows: round(seconds * 1e3, 1) for rows, seconds in zip(forward_cost.rows, forward_cost.knots, strict=True)
+    }
     log.info("forward pass measured", ms_by_rows=milliseconds, seconds=round(time.perf_counter() - started, 1))
-    return target, runner, cost
+    return target, runner, forward_cost
 
 
-def timed_forward(runner: Runner, rows: int) -> float:
-    """Seconds of one step of a session with `rows` rows over a short context."""
-    slot = runner.new_slot(64)
+def measure_runner(runner: Runner) -> ForwardCost:
+    """Times steps of one session with a short context, by their number of rows."""
     sampler = Sampler(Sampling())
+    slot = runner.new_slot(64)
     runner.step(StepPlan((SessionPlan(slot, tuple(range(32)), False, (), (), sampler),)))
-    tree = tuple(range(rows - 1))
-    plan = SessionPlan(slot, (0,), True, tree, tuple(index - 1 for index in tree), sampler)
-    return runner.step(StepPlan((plan,))).seconds
+    context = slot.length
+
+    def timed(rows: int) -> float:
+        tree = tuple(range(rows - 1))
+        plan = SessionPlan(slot, (0,), True, tree, tuple(index - 1 for index in tree), sampler)
+        seconds = runner.step(StepPlan((plan,))).seconds
+        slot.length = context
+        return seconds
+
+    timed(cost.ROW_COUNTS[-1])  # the first of a kind is slower
+    return cost.measure(timed)
 
 
 def serve(settings: VerifierSettings) -> int:

@@ -210,9 +210,7 @@ _FINISH = {
 }
 
 
-def event_to_proto(
-    event: domain.Event, names: dict[str, str], prompt_tokens: int
-) -> generation_pb2.GenerateEvent:
+def event_to_proto(event: domain.Event, names: dict[str, str], prompt_tokens: int) -> generation_pb2.GenerateEvent:
     """names: drafter names by id."""
     match event:
         case domain.TokensEvent():
@@ -245,9 +243,7 @@ def _tokens_to_proto(event: domain.TokensEvent, names: dict[str, str]) -> genera
     return generation_pb2.Tokens(ids=event.ids, text=event.text, sources=sources, source_names=labels)
 
 
-def outcome_to_proto(
-    outcome: domain.Outcome, names: dict[str, str], prompt_tokens: int
-) -> generation_pb2.Outcome:
+def outcome_to_proto(outcome: domain.Outcome, names: dict[str, str], prompt_tokens: int) -> generation_pb2.Outcome:
     return generation_pb2.Outcome(
         tokens=outcome.tokens,
         steps=outcome.steps,

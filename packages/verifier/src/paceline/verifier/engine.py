@@ -123,10 +123,12 @@ class Engine:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        gone = PacelineError(Reason.DRAINING, "the verifier is shutting down; repeat the request with what was committed")
+        gone = PacelineError(
+            Reason.DRAINING, "the verifier is shutting down; repeat the request with what was committed"
+        )
         for session in (*self._running.values(), *self._queue):
             session.fail(gone)
-        self._thread.shutdown(wait=True)
+        await asyncio.to_thread(self._thread.shutdown)  # a step may be in flight
 
     def submit(self, session: Session) -> None:
         """Takes a session on. Raises OVERLOADED if the queue is full."""
@@ -307,9 +309,7 @@ class Engine:
                 continue
             self._learn(part, outcome)
             session.total.elapsed_s = time.monotonic() - session.admitted_s
-            taken = session.commit(outcome, part.candidates)
-            if part.num_chain == 1:
-                session.total.plain_s += plain_s * len(taken)
+            taken = session.commit(outcome, part.candidates, plain_s if part.num_chain == 1 else 0.0)
             after = (rows.chain[-1], *rows.tree_tokens)
             for link in self._hub.serving(session):
                 link.commit(session, taken, after, outcome.top)
@@ -337,7 +337,7 @@ class Engine:
             link.gain.observe(gained.get(link.info.drafter_id, 0))
 
     def _fail(self, planned: list[_Planned]) -> None:
-        error = PacelineError(Reason.INTERNAL, "the step that this request was in failed; the verifier's log has the cause")
+        error = PacelineError(Reason.INTERNAL, "the step of this request failed; the verifier's log has the cause")
         for part in planned:
             if not part.session.cancelled:
                 part.session.fail(error)

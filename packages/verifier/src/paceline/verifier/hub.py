@@ -198,8 +198,8 @@ class DrafterLink:
         if known is None or known != anchor.digest:
             raise PacelineError(
                 Reason.WRONG_DIGEST,
-                f"anchor.digest is {anchor.digest:016x} at length {anchor.length}; the session has {session.length} tokens "
-                "and another digest there, so the draft continues a context that never was",
+                f"anchor.digest is {anchor.digest:016x} at length {anchor.length}; the session has {session.length} "
+                "tokens and another digest there, so the draft continues a context that never was",
                 field="anchor.digest",
                 value=anchor.digest,
                 limit=known,

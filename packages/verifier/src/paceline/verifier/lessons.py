@@ -1,7 +1,7 @@
 """Lessons for the trainer: what the target said, and what drafters had proposed. Never on the step's path.
 
-Lessons are gathered per session and sent in the background; when the trainer is slow or away, the newest are dropped and
-counted, because serving must not wait for learning.
+Lessons are gathered per session and sent in the background; when the trainer is slow or away, the newest are dropped
+and counted, because serving must not wait for learning.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class Lessons:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         for channel in self._channels.values():
-            await channel.close()
+            await channel.close(None)
 
     async def _run(self) -> None:
         while True:

@@ -13,7 +13,6 @@ import torch
 
 from paceline.wire import noise
 
-
 MIN_TEMPERATURE = 1e-6  # colder is greedy in all but name, and logits / T would overflow float32
 
 

@@ -283,6 +283,4 @@ def _checked_hello(message: Any) -> DrafterInfo:
         raise out_of_range("hello.strategies", f"{len(hello.strategies)} entries", f"1 to {MAX_STRATEGIES} entries")
     if any(not 0 < len(strategy) <= convert.MAX_NAME for strategy in hello.strategies):
         raise out_of_range("hello.strategies", "a name of wrong length", f"1 to {convert.MAX_NAME} characters each")
-    return DrafterInfo(
-        hello.drafter_id, hello.name, tuple(hello.strategies), min(hello.commit_top_k, MAX_COMMIT_TOP_K)
-    )
+    return DrafterInfo(hello.drafter_id, hello.name, tuple(hello.strategies), min(hello.commit_top_k, MAX_COMMIT_TOP_K))

@@ -1,7 +1,7 @@
 """One generation: what is committed, what may come next, and what it cost.
 
-The only large mutable thing in the verifier. It belongs to the event loop's thread; the model's thread sees the values of
-a step's plan and the session's slot.
+The only large mutable thing in the verifier. It belongs to the event loop's thread; the model's thread sees the values
+of a step's plan and the session's slot.
 """
 
 from __future__ import annotations
@@ -179,8 +179,13 @@ class Session:
             want_log_probs=log_probs,
         )
 
-    def commit(self, result: SessionResult, candidates: Sequence[Candidate]) -> tuple[int, ...]:
-        """Takes a step's tokens until the answer ends; emits them; returns those that were taken."""
+    def commit(
+        self, result: SessionResult, candidates: Sequence[Candidate], plain_token_s: float = 0.0
+    ) -> tuple[int, ...]:
+        """Takes a step's tokens until the answer ends; emits them; returns those that were taken.
+
+        plain_token_s: what each of them would have cost by plain decoding.
+        """
         taken: list[int] = []
         sources: list[Source | None] = []
         texts: list[str] = []
@@ -193,9 +198,9 @@ class Session:
             taken.append(token)
             texts.append(self._append(token))
             if self.finish is not None:
-                texts.append(self._text.finish())
                 break
         self.total.tokens += len(taken)
+        self.total.plain_s += plain_token_s * len(taken)
         self.trie.advance(taken)
         self.events.put_nowait(TokensEvent(tuple(taken), "".join(texts), tuple(sources)))
         self._emit_outcomes()
@@ -210,6 +215,10 @@ class Session:
             self.finish = Finish.STOP
         elif self.num_generated >= self.request.max_tokens:
             self.finish = Finish.LENGTH
+        if self.finish is not None:
+            text += self._text.finish()
+            if self._text.stopped_by is not None:  # a stop string came to light in what was held back
+                self.finish = Finish.STOP
         return text
 
     def _emit_outcomes(self) -> None:

@@ -6,7 +6,7 @@ ancestors lie scattered over the tree. So every sum here runs over the row's own
 - Scores are products of fixed length (the head's dimension).
 - Weights are exp(score - max), exactly 0 for rows that are not ancestors. Adding 0 x value changes no bit, so rows
   between ancestors don't matter as long as the product sums over rows one after the other. oneMKL's float32 product
-  does for enough rows and inner sizes up to 384 (`_min_rows`); the probe in `exactness` checks it on the machine at hand.
+  does for enough rows (`_min_rows`) and inner sizes up to 384; the probe in `exactness` checks it on the machine.
 - Sums over the context are cut at multiples of BLOCK by *absolute position*, one product a block, and the blocks are
   added one after the other. A candidate just behind a cut belongs to the next block even if it is verified in the same
   step, as it would if it were decoded alone.

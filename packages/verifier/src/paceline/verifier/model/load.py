@@ -83,9 +83,7 @@ def load_target(name: str, device: str, dtype: str, context_length: int) -> Targ
         log.info("packed linear layers", layers=pack_linears(model))
     own_context = int(getattr(config.get_text_config(), "max_position_embeddings", 0) or 0)
     if context_length and own_context and context_length > own_context:
-        raise StartupError(
-            f"--context-length is {context_length}; {name} was made for at most {own_context} tokens"
-        )
+        raise StartupError(f"--context-length is {context_length}; {name} was made for at most {own_context} tokens")
     return Target(
         name=name,
         model=model,
@@ -150,7 +148,8 @@ def _locate(name: str) -> tuple[str, dict[str, Any]]:
 def _why(name: str, error: Exception) -> str:
     reason = " ".join(str(error).split())[:300] or type(error).__name__
     hint = ""
-    if "/" in name and not Path(name).exists() and any(word in reason.lower() for word in ("connect", "offline", "hub")):
+    from_hub = "/" in name and not Path(name).exists()
+    if from_hub and any(word in reason.lower() for word in ("connect", "offline", "hub")):
         hint = "; no such folder here and the model hub can't be reached: give a folder, or download the model first"
     return f"--model {name}: can't be loaded: {reason}{hint}"
 

@@ -48,9 +48,8 @@ class TargetTokenizer:
                 messages, add_generation_prompt=True, tokenize=True, return_dict=False
             )
         except Exception as error:  # a template is a program of the model's makers and may raise anything
-            raise PacelineError(
-                Reason.MALFORMED, f"the model's chat template refuses these messages: {str(error)[:200]}", field="messages"
-            ) from error
+            why = f"the model's chat template refuses these messages: {str(error)[:200]}"
+            raise PacelineError(Reason.MALFORMED, why, field="messages") from error
         return list(ids)
 
     @cached_property
@@ -60,9 +59,7 @@ class TargetTokenizer:
             self.tokenizer.save_pretrained(folder)
             paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
             contents = [(path.relative_to(folder).as_posix(), path.read_bytes()) for path in paths]
-        return tuple(
-            TokenizerFile(path, content, hashlib.sha256(content).digest()) for path, content in contents
-        )
+        return tuple(TokenizerFile(path, content, hashlib.sha256(content).digest()) for path, content in contents)
 
     @cached_property
     def content_hash(self) -> str:

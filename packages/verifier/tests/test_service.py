@@ -1,0 +1,765 @@
+"""The service over a real socket, with a tiny model and hand-written drafters."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import hashlib
+import random
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from tiny_models import CONTEXT, EOS, VOCAB, make_tokenizer, save_target
+from transformers import AutoTokenizer
+
+from paceline.v1 import (
+    drafting_pb2,
+    generation_pb2,
+    trainer_pb2,
+    trainer_pb2_grpc,
+    types_pb2,
+    verifier_pb2,
+    verifier_pb2_grpc,
+)
+from paceline.verifier.__main__ import Verifier
+from paceline.verifier.cost import ForwardCost
+from paceline.verifier.engine import Engine
+from paceline.verifier.model.batch import StepPlan, StepResult
+from paceline.verifier.settings import VerifierSettings
+from paceline.wire.channel import connect
+from paceline.wire.digest import digest_of
+from paceline.wire.errors import PacelineError, Reason
+from paceline.wire.settings import ClientSettings
+from paceline.wire.status import from_rpc_error
+from paceline.wire.tree import Anchor, DraftTree, encode_tree
+from paceline.wire.version import PROTOCOL_MAJOR, make_peer
+
+DEADLINE_S = 20.0
+PROMPT = tuple(make_tokenizer()("to be or not to be")["input_ids"])
+HOT = types_pb2.Sampling(temperature=0.8, seed=11)
+GREEDY = types_pb2.Sampling()
+OFF = types_pb2.Speculation(off=True)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return save_target(tmp_path_factory.mktemp("target"))
+
+
+async def eventually(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not holds():
+            await asyncio.sleep(0.002)
+
+
+class FlatCost(ForwardCost):
+    """Twenty milliseconds however many rows, for ever: candidates always pay, and so does waiting for them."""
+
+    def __init__(self) -> None:
+        super().__init__((1, 64), (0.02, 0.02))
+
+    def observe(self, num_rows: int, seconds: float) -> None:
+        pass
+
+
+class GatedModel:
+    """The engine's model, which runs a step only while the gate is open, and fails when told to."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._model = engine._model
+        self.new_slot = self._model.new_slot
+        self.gate = threading.Event()
+        self.waiting = threading.Event()
+        self.fails = False
+        engine._model = self
+
+    def step(self, plan: StepPlan) -> StepResult:
+        if not self.gate.is_set():
+            self.waiting.set()
+            assert self.gate.wait(DEADLINE_S)
+            self.waiting.clear()
+        if self.fails:
+            raise RuntimeError("out of memory, or so")
+        return self._model.step(plan)
+
+
+@dataclass
+class Answer:
+    ids: list[int] = field(default_factory=list)
+    text: str = ""
+    sources: list[str] = field(default_factory=list)
+    started: generation_pb2.Started | None = None
+    finished: generation_pb2.Finished | None = None
+    outcomes: list[generation_pb2.Outcome] = field(default_factory=list)
+
+    def take(self, event: generation_pb2.GenerateEvent) -> None:
+        kind = event.WhichOneof("event")
+        if kind == "tokens":
+            self.ids += event.tokens.ids
+            self.text += event.tokens.text
+            names = ["", *event.tokens.source_names]
+            self.sources += [names[index] for index in event.tokens.sources]
+        elif kind == "outcome":
+            self.outcomes.append(event.outcome)
+        else:
+            setattr(self, kind, getattr(event, kind))
+
+    @property
+    def end(self) -> tuple[int, str]:
+        return self.finished.reason, self.finished.stop_string
+
+
+class Running:
+    """A call that is being answered."""
+
+    def __init__(self, call: Any) -> None:
+        self.answer = Answer()
+        self.cancel = call.cancel
+        self._events = aiter(call)
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        while not holds():
+            self.answer.take(await anext(self._events))
+
+    async def started(self) -> Running:
+        await self.until(lambda: self.answer.started is not None)
+        return self
+
+    async def rest(self) -> Answer:
+        async for event in self._events:
+            self.answer.take(event)
+        return self.answer
+
+
+class Client:
+    """A running verifier and its stub."""
+
+    def __init__(self, verifier: Verifier, channel: grpc.aio.Channel) -> None:
+        self.verifier = verifier
+        self.channel = channel
+        self.stub = verifier_pb2_grpc.VerifierStub(channel)
+
+    @property
+    def engine(self) -> Engine:
+        return self.verifier.state.loaded.engine
+
+    def begin(self, **fields: Any) -> Running:
+        return Running(self.call(**fields))
+
+    def call(self, max_tokens: int = 24, ignore_eos: bool = True, stop: tuple[str, ...] = (), **fields: Any) -> Any:
+        if not fields.keys() & {"text", "messages", "token_ids"}:
+            fields["token_ids"] = types_pb2.TokenIds(ids=PROMPT)
+        if "committed" in fields:
+            fields["committed"] = types_pb2.TokenIds(ids=fields["committed"])
+        fields.setdefault("sampling", GREEDY)
+        limits = types_pb2.Limits(max_tokens=max_tokens, ignore_eos=ignore_eos, stop=stop)
+        return self.stub.Generate(generation_pb2.GenerateRequest(limits=limits, **fields), timeout=DEADLINE_S)
+
+    async def generate(self, **fields: Any) -> Answer:
+        return await self.begin(**fields).rest()
+
+    async def refusal(self, **fields: Any) -> tuple[grpc.StatusCode, PacelineError]:
+        return await refused(self.generate(**fields))
+
+
+async def refused(call: Any) -> tuple[grpc.StatusCode, PacelineError]:
+    """How a call failed."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    error = from_rpc_error(caught.value)
+    assert error is not None
+    return caught.value.code(), error
+
+
+@asynccontextmanager
+async def running(folder: Path, **settings: Any) -> AsyncIterator[Client]:
+    settings = {"model": str(folder), "model_name": "tiny", "device": "cpu", "listen": "127.0.0.1:0", **settings}
+    verifier = Verifier(VerifierSettings(drain_s=0.0, **settings))
+    address = await verifier.server.bind()
+    try:
+        await verifier.start()
+        verifier.state.loaded.engine.cost = FlatCost()
+        await verifier.server.set_ready(True)
+        async with connect(address, ClientSettings()) as channel:
+            yield Client(verifier, channel)
+    finally:
+        await verifier.server.grpc.stop(None)
+        await verifier.close()
+
+
+@pytest.fixture
+async def start(folder) -> AsyncIterator[Callable[..., Any]]:
+    async with AsyncExitStack() as stack:
+        yield lambda **settings: stack.enter_async_context(running(folder, **settings))
+
+
+Propose = Callable[[int, list[int]], list[drafting_pb2.DraftTree]]
+
+
+class Drafter:
+    """The other end of a Draft stream: keeps each session's context and answers with what `propose` makes of it."""
+
+    def __init__(self, propose: Propose, **hello: Any) -> None:
+        self._propose = propose
+        self.hello = {"peer": make_peer("test", "0"), "drafter_id": "d1", "name": "test", "strategies": ["s"], **hello}
+        self.outgoing: asyncio.Queue[drafting_pb2.DrafterMessage | None] = asyncio.Queue()
+        self.welcome: drafting_pb2.Welcome | None = None
+        self.sessions: dict[int, list[int]] = {}
+        self.opened: list[drafting_pb2.SessionOpened] = []
+        self.commits: list[drafting_pb2.Commit] = []
+        self.num_closed = 0
+        self.refusals: list[drafting_pb2.Refusal] = []
+        self.ended: asyncio.Task[None] | None = None
+
+    async def connect(self, client: Client) -> None:
+        self.outgoing.put_nowait(drafting_pb2.DrafterMessage(hello=drafting_pb2.Hello(**self.hello)))
+        stream = client.stub.Draft(self._requests())
+        self.ended = asyncio.create_task(self._read(stream))
+        await eventually(lambda: self.welcome is not None or self.ended.done())
+        if self.ended.done():
+            await self.ended
+        await eventually(lambda: self.hello["drafter_id"] in client.verifier.state.hub.links)
+
+    async def _requests(self) -> AsyncIterator[drafting_pb2.DrafterMessage]:
+        while (message := await self.outgoing.get()) is not None:
+            yield message
+
+    async def _read(self, stream: Any) -> None:
+        async for message in stream:
+            kind = message.WhichOneof("message")
+            body = getattr(message, kind)
+            if kind == "welcome":
+                self.welcome = body
+            elif kind == "refusal":
+                self.refusals.append(body)
+            elif kind == "closed":
+                del self.sessions[body.session_id]
+                self.num_closed += 1
+            else:
+                self._advance(kind, body)
+
+    def _advance(self, kind: str, body: Any) -> None:
+        if kind == "opened":
+            self.opened.append(body)
+            self.sessions[body.session_id] = list(body.tokens)
+        else:
+            self.commits.append(body)
+            self.sessions[body.session_id] += body.tokens
+            assert len(self.sessions[body.session_id]) == body.length
+        context = self.sessions[body.session_id]
+        assert digest_of(context) == body.digest
+        for tree in self._propose(body.session_id, context):
+            self.outgoing.put_nowait(drafting_pb2.DrafterMessage(draft=tree))
+
+    async def leave(self) -> None:
+        self.outgoing.put_nowait(drafting_pb2.DrafterMessage(goodbye=drafting_pb2.Goodbye()))
+        async with asyncio.timeout(DEADLINE_S):
+            await self.ended
+
+
+def chain(session_id: int, context: list[int], tokens: list[int], claim: float = -0.05) -> drafting_pb2.DraftTree:
+    tree = DraftTree(tuple(tokens), tuple(range(-1, len(tokens) - 1)), (claim,) * len(tokens), (0,) * len(tokens))
+    return encode_tree(Anchor(session_id, len(context), digest_of(context)), tree, final=True)
+
+
+def knows(answer: list[int], prompt: tuple[int, ...] = PROMPT) -> Propose:
+    """Proposes the right continuation."""
+    whole = [*prompt, *answer]
+
+    def propose(session_id: int, context: list[int]) -> list[drafting_pb2.DraftTree]:
+        return [chain(session_id, context, whole[len(context) : len(context) + 48])]
+
+    return propose
+
+
+def talks_garbage(seed: int) -> Propose:
+    """Bushy trees of random tokens, claimed as near certain."""
+    rng = random.Random(seed)
+
+    def propose(session_id: int, context: list[int]) -> list[drafting_pb2.DraftTree]:
+        tokens = tuple(rng.randrange(VOCAB) for _ in range(40))
+        parents = tuple(rng.randrange(-1, node) for node in range(40))
+        tree = DraftTree(tokens, parents, tuple(-rng.random() for _ in tokens), (0,) * 40)
+        return [encode_tree(Anchor(session_id, len(context), digest_of(context)), tree, final=True)]
+
+    return propose
+
+
+def silent(_session_id: int, _context: list[int]) -> list[drafting_pb2.DraftTree]:
+    return []
+
+
+async def test_text_messages_and_token_ids_are_ways_to_say_the_same(start):
+    client = await start()
+    tokenizer = make_tokenizer()
+    by_ids = await client.generate(sampling=HOT)
+    by_text = await client.generate(text="to be or not to be", sampling=HOT)
+    assert by_text.ids == by_ids.ids
+    assert by_text.text == by_ids.text == tokenizer.decode(by_ids.ids, skip_special_tokens=True)
+    assert by_ids.started.model == "tiny"
+    assert (by_ids.started.seed, by_ids.started.prompt_tokens) == (11, len(PROMPT))
+    assert by_ids.started.verifier_id == client.verifier.state.verifier_id
+    assert by_ids.finished.reason == generation_pb2.FINISH_REASON_LENGTH
+    assert by_ids.finished.total.steps == 23  # the first token comes with the prompt's last stretch
+    messages = types_pb2.ChatMessages(messages=[types_pb2.ChatMessage(role="user", content="to be")])
+    by_chat = await client.generate(messages=messages)
+    core = [tokenizer.convert_tokens_to_ids("<|user|>"), *tokenizer("to be")["input_ids"]]
+    core.append(tokenizer.convert_tokens_to_ids("<|assistant|>"))
+    assert (await client.generate(token_ids=types_pb2.TokenIds(ids=core))).ids == by_chat.ids
+
+
+async def test_a_seed_that_was_drawn_here_is_reported_and_repeats_the_text(start):
+    client = await start()
+    first = await client.generate(sampling=types_pb2.Sampling(temperature=1.0))
+    second = await client.generate(sampling=types_pb2.Sampling(temperature=1.0))
+    again = await client.generate(sampling=types_pb2.Sampling(temperature=1.0, seed=first.started.seed))
+    assert first.ids == again.ids
+    assert first.ids != second.ids
+
+
+async def test_sessions_at_once_get_what_each_gets_alone(start):
+    client = await start(max_sessions=3)
+    samplings = [GREEDY, HOT, types_pb2.Sampling(temperature=1.3, top_k=9, seed=3), types_pb2.Sampling(seed=5)]
+    prompts = [PROMPT, PROMPT[2:], PROMPT * 30, PROMPT * 22]
+    requests = [
+        {"sampling": sampling, "token_ids": types_pb2.TokenIds(ids=prompt), "max_tokens": 40}
+        for sampling, prompt in zip(samplings, prompts, strict=True)
+    ]
+    alone = [(await client.generate(**request)).ids for request in requests]
+    together = await asyncio.gather(*(client.generate(**request) for request in requests))
+    assert [answer.ids for answer in together] == alone
+
+
+async def test_health_and_reflection_and_loading(folder):
+    verifier = Verifier(VerifierSettings(model=str(folder), listen="127.0.0.1:0", device="cpu", drain_s=0.0))
+    address = await verifier.server.bind()
+    async with connect(address, ClientSettings()) as channel:
+        client = Client(verifier, channel)
+        health = health_pb2_grpc.HealthStub(channel)
+        check = health_pb2.HealthCheckRequest(service="paceline.v1.Verifier")
+        assert (await health.Check(check)).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        code, error = await client.refusal()
+        assert (code, error.reason, error.retry_after_s) == (grpc.StatusCode.UNAVAILABLE, Reason.LOADING, 1.0)
+        await verifier.start()
+        await verifier.server.set_ready(True)
+        assert (await health.Check(check)).status == health_pb2.HealthCheckResponse.SERVING
+        reflection = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo()
+        await reflection.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+        services = {service.name for service in (await reflection.read()).list_services_response.service}
+        assert {"paceline.v1.Verifier", "grpc.health.v1.Health"} <= services
+        await reflection.done_writing()
+    await verifier.server.grpc.stop(None)
+    await verifier.close()
+
+
+async def test_errors_carry_code_reason_field_and_limit(start):
+    client = await start()
+    code, error = await client.refusal(sampling=types_pb2.Sampling(temperature=-1.0))
+    assert (code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, Reason.OUT_OF_RANGE)
+    assert (error.field, error.value, error.limit) == ("sampling.temperature", "-1.0", "in [0, 100]")
+    code, error = await client.refusal(model="other")
+    assert (code, error.reason, error.limit) == (grpc.StatusCode.NOT_FOUND, Reason.UNKNOWN_MODEL, "tiny")
+    _, error = await client.refusal(speculation=types_pb2.Speculation(drafters=["nobody"]))
+    assert (error.reason, error.limit) == (Reason.UNKNOWN_DRAFTER, "none connected")
+    _, error = await client.refusal(token_ids=types_pb2.TokenIds(ids=[5] * CONTEXT))
+    assert (error.reason, error.limit) == (Reason.PROMPT_TOO_LONG, str(CONTEXT - 1))
+    engage = verifier_pb2.EngageRequest(request_id="nobody")
+    _, error = await refused(client.stub.Engage(engage))
+    assert (error.reason, error.field) == (Reason.UNKNOWN_REQUEST, "request_id")
+    assert client.verifier.state.by_request == {}
+    assert len((await client.generate(model="tiny")).ids) == 24
+
+
+async def test_a_cancelled_request_frees_its_slot_at_once_and_the_next_one_runs(start):
+    client = await start(max_sessions=1)
+    model = GatedModel(client.engine)
+    first = await client.begin(request_id="first").started()
+    await eventually(lambda: client.engine.num_running == 1 and model.waiting.is_set())
+    second = asyncio.create_task(client.generate(request_id="second"))
+    await eventually(lambda: client.engine.num_queued == 1)
+    first.cancel()
+    # The step that the first is in still stands at the gate.
+    await eventually(lambda: client.engine.num_running == 0)
+    assert "first" not in client.verifier.state.by_request
+    model.gate.set()
+    assert len((await second).ids) == 24
+    model.gate.clear()
+    third, fourth = [await client.begin().started() for _ in range(2)]
+    await eventually(lambda: client.engine.num_queued == 1)
+    fourth.cancel()
+    await eventually(lambda: client.engine.num_queued == 0)
+    model.gate.set()
+    assert len((await third.rest()).ids) == 24
+
+
+@pytest.mark.parametrize("max_queue", [0, 1])
+async def test_a_full_queue_refuses_and_says_when_to_come_back(start, max_queue):
+    client = await start(max_sessions=1, max_queue=max_queue)
+    model = GatedModel(client.engine)
+    accepted = [await client.begin().started() for _ in range(1 + max_queue)]
+    await eventually(lambda: (client.engine.num_running, client.engine.num_queued) == (1, max_queue))
+    code, error = await client.refusal()
+    assert (code, error.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, Reason.OVERLOADED)
+    assert (error.limit, error.retry_after_s) == (str(max_queue), 1.0)
+    model.gate.set()
+    for each in accepted:
+        assert len((await each.rest()).ids) == 24
+
+
+async def test_a_request_id_can_not_run_twice_at_once(start):
+    client = await start()
+    model = GatedModel(client.engine)
+    first = await client.begin(request_id="twice").started()
+    code, error = await client.refusal(request_id="twice")
+    assert (code, error.reason) == (grpc.StatusCode.ALREADY_EXISTS, Reason.DUPLICATE_REQUEST)
+    model.gate.set()
+    assert len((await first.rest()).ids) == 24
+    assert len((await client.generate(request_id="twice")).ids) == 24
+
+
+async def test_a_step_that_fails_fails_its_requests_and_nobody_elses(start):
+    client = await start()
+    model = GatedModel(client.engine)
+    model.gate.set()
+    model.fails = True
+    code, error = await client.refusal()
+    assert (code, error.reason) == (grpc.StatusCode.INTERNAL, Reason.INTERNAL)
+    model.fails = False
+    assert len((await client.generate()).ids) == 24
+
+
+async def test_what_still_runs_when_time_is_up_is_told_to_go_on_elsewhere(start):
+    client = await start()
+    model = GatedModel(client.engine)
+    request = await client.begin().started()
+    await eventually(model.waiting.is_set)
+    draining = asyncio.create_task(client.verifier.drain())
+    await eventually(lambda: client.verifier.state.draining)
+    _, error = await client.refusal()
+    assert error.reason is Reason.DRAINING
+    _, error = await refused(request.rest())  # though its step still stands at the gate
+    assert error.reason is Reason.DRAINING
+    assert "what was committed" in error.message
+    model.gate.set()
+    await draining
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, HOT], ids=["greedy", "hot"])
+async def test_right_candidates_save_steps_and_change_nothing_else(start, sampling):
+    client = await start()
+    plain = await client.generate(max_tokens=100, sampling=sampling, speculation=OFF)
+    assert plain.finished.total.steps == 99
+    assert plain.sources == [""] * 100
+    drafter = Drafter(knows(plain.ids), name="oracle", strategies=["s", "t"])
+    await drafter.connect(client)
+    fast = await client.generate(max_tokens=100, sampling=sampling)
+    assert (fast.ids, fast.text, fast.end) == (plain.ids, plain.text, plain.end)
+    total = fast.finished.total
+    assert total.steps < 50
+    assert total.tokens == 100
+    assert set(fast.sources) == {"", "oracle/s"}
+    (credit,) = total.drafters
+    assert (credit.drafter_id, credit.drafter_name, credit.strategy) == ("d1", "oracle", "s")
+    assert credit.accepted == fast.sources.count("oracle/s") == 99 - total.steps
+    assert credit.accepted <= credit.proposed <= total.nodes
+    few = await client.generate(max_tokens=100, sampling=sampling, speculation=types_pb2.Speculation(max_nodes=2))
+    assert few.ids == plain.ids
+    assert few.finished.total.nodes <= 2 * few.finished.total.steps + 2
+    assert drafter.opened[-1].max_nodes == 2
+    off = await client.generate(max_tokens=20, sampling=sampling, speculation=OFF)
+    assert off.finished.total.nodes == 0
+    assert len(drafter.opened) == 2
+    assert drafter.refusals == []
+    await drafter.leave()
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, HOT], ids=["greedy", "hot"])
+async def test_garbage_changes_nothing_alone_or_beside_a_good_drafter(start, sampling):
+    client = await start()
+    plain = await client.generate(max_tokens=60, sampling=sampling, speculation=OFF)
+    garbage = Drafter(talks_garbage(1), drafter_id="g", name="garbage")
+    await garbage.connect(client)
+    alone = await client.generate(max_tokens=60, sampling=sampling)
+    assert (alone.ids, alone.text, alone.end) == (plain.ids, plain.text, plain.end)
+    assert alone.finished.total.nodes > 0
+    oracle = Drafter(knows(plain.ids), drafter_id="o", name="oracle")
+    await oracle.connect(client)
+    both = await client.generate(max_tokens=60, sampling=sampling)
+    assert (both.ids, both.text, both.end) == (plain.ids, plain.text, plain.end)
+    assert both.finished.total.steps < 59
+    chosen = types_pb2.Speculation(drafters=["garbage"])
+    before = len(oracle.opened)
+    assert (await client.generate(max_tokens=60, sampling=sampling, speculation=chosen)).ids == plain.ids
+    assert len(oracle.opened) == before
+    for drafter in (garbage, oracle):
+        await eventually(lambda drafter=drafter: drafter.sessions == {})
+        await drafter.leave()
+
+
+async def test_a_drafter_that_breaks_the_rules_is_quarantined_and_changes_nothing(start):
+    client = await start()
+    plain = await client.generate(max_tokens=60, speculation=OFF)
+
+    def lie(session_id: int, context: list[int]) -> list[drafting_pb2.DraftTree]:
+        good = chain(session_id, context, [9, 9])
+        wrong_context, wrong_session, cycle, unknown = (copy.copy(good) for _ in range(4))
+        wrong_context.anchor.digest ^= 1
+        wrong_session.anchor.session_id += 1
+        cycle.parents[0] = 2
+        unknown.tokens[0] = VOCAB
+        return [wrong_context, wrong_session, cycle, unknown]
+
+    drafter = Drafter(lie)
+    await drafter.connect(client)
+    answer = await client.generate(max_tokens=60)
+    assert (answer.ids, answer.text) == (plain.ids, plain.text)
+    assert answer.finished.total.nodes == 0
+    await eventually(lambda: len(drafter.refusals) >= 8)
+    reasons = [refusal.reason for refusal in drafter.refusals[:4]]
+    assert reasons == ["WRONG_DIGEST", "UNKNOWN_SESSION", "TREE_MALFORMED", "TOKEN_OUT_OF_VOCABULARY"]
+    assert drafter.refusals[7].quarantined
+    told = await client.stub.GetModel(verifier_pb2.GetModelRequest())
+    assert [(each.drafter_id, each.quarantined) for each in told.drafters] == [("d1", True)]
+
+
+async def test_engage_switches_drafters_in_mid_request_and_the_text_stays(start):
+    client = await start()
+    plain = await client.generate(max_tokens=120, speculation=OFF)
+    drafter = Drafter(knows(plain.ids))
+    await drafter.connect(client)
+    model = GatedModel(client.engine)
+    request = client.begin(max_tokens=120, request_id="r", speculation=OFF)
+    answer = request.answer
+
+    async def engage(speculation: types_pb2.Speculation) -> None:
+        await client.stub.Engage(verifier_pb2.EngageRequest(request_id="r", speculation=speculation))
+
+    async def step_until(holds: Callable[[], bool]) -> None:
+        model.gate.set()
+        await request.until(holds)
+        model.gate.clear()
+        await eventually(model.waiting.is_set)
+
+    await step_until(lambda: len(answer.ids) >= 10)
+    assert drafter.opened == []
+    await engage(types_pb2.Speculation(drafters=["test"]))
+    await eventually(lambda: len(drafter.opened) == 1)
+    await step_until(lambda: "test/s" in answer.sources)
+    await engage(OFF)
+    await eventually(lambda: drafter.num_closed == 1)
+    await step_until(lambda: answer.sources[-2:] == ["", ""])
+    # Off and on again before the stream's writer has run.
+    await engage(types_pb2.Speculation())
+    await eventually(lambda: len(drafter.opened) == 2)
+    await asyncio.gather(engage(OFF), engage(types_pb2.Speculation()))
+    model.gate.set()
+    await request.rest()
+    assert (answer.ids, answer.text) == (plain.ids, plain.text)
+    _, error = await refused(engage(OFF))
+    assert error.reason is Reason.UNKNOWN_REQUEST
+
+
+async def test_a_drafter_that_joins_late_gets_the_context_so_far_and_its_best_tokens(start):
+    client = await start()
+    plain = await client.generate(max_tokens=200, speculation=OFF)
+    model = GatedModel(client.engine)
+    model.gate.set()
+    request = client.begin(max_tokens=200)
+    await request.until(lambda: len(request.answer.ids) >= 5)
+    model.gate.clear()
+    await eventually(model.waiting.is_set)
+    drafter = Drafter(silent, commit_top_k=99)
+    await drafter.connect(client)
+    await eventually(lambda: len(drafter.opened) == 1)
+    opened = drafter.opened[0]
+    assert list(opened.tokens) == [*PROMPT, *plain.ids][: len(opened.tokens)]
+    assert len(opened.tokens) > len(PROMPT)
+    assert opened.prompt_tokens == len(PROMPT)
+    model.gate.set()
+    assert (await request.rest()).ids == plain.ids
+    await eventually(lambda: drafter.num_closed == 1)
+    assert drafter.welcome.commit_top_k == 16
+    context = [*PROMPT, *plain.ids]
+    commit = next(commit for commit in drafter.commits if len(commit.tokens) == 1 and len(commit.top_k.tokens) == 1)
+    assert commit.top_k.k == 16
+    assert commit.top_k.tokens[0] == context[commit.length - 2]
+    assert commit.top_k.successors[0] == context[commit.length - 1] == commit.tokens[0]
+
+
+async def test_hello_is_checked_and_the_same_id_again_replaces_the_old_stream(start):
+    client = await start()
+
+    async def why_not(**hello: Any) -> PacelineError:
+        return (await refused(Drafter(silent, **hello).connect(client)))[1]
+
+    error = await why_not(peer=types_pb2.Peer(package="old", version="9", protocol_major=PROTOCOL_MAJOR + 1))
+    assert error.reason is Reason.INCOMPATIBLE_VERSION
+    assert "old 9 speaks protocol 2.0" in error.message
+    for field_name, bad in (("drafter_id", ""), ("name", "n" * 201), ("strategies", []), ("strategies", [""])):
+        error = await why_not(**{field_name: bad})
+        assert (error.reason, error.field) == (Reason.OUT_OF_RANGE, f"hello.{field_name}")
+    no_hello = Drafter(silent)
+    no_hello.outgoing.put_nowait(drafting_pb2.DrafterMessage(goodbye=drafting_pb2.Goodbye()))
+    assert (await refused(no_hello.connect(client)))[1].reason is Reason.MALFORMED
+
+    old, new = Drafter(silent), Drafter(silent)
+    await old.connect(client)
+    await new.connect(client)
+    async with asyncio.timeout(DEADLINE_S):
+        await old.ended
+    assert len(client.verifier.state.hub.links) == 1
+    await client.generate()
+    assert (len(old.opened), len(new.opened)) == (0, 1)
+    new.ended.cancel()
+    await eventually(lambda: client.verifier.state.hub.links == {})
+    assert len((await client.generate()).ids) == 24
+
+
+async def test_get_tokenizer_hands_out_files_that_make_the_same_tokenizer(start, tmp_path):
+    client = await start()
+    parts = [part async for part in client.stub.GetTokenizer(verifier_pb2.GetTokenizerRequest())]
+    manifest = parts[0].manifest
+    content = b"".join(part.chunk for part in parts[1:])
+    whole = hashlib.sha256()
+    for file in manifest.files:
+        body, content = content[: file.size], content[file.size :]
+        assert hashlib.sha256(body).digest() == file.sha256
+        whole.update(file.path.encode() + b"\0" + file.sha256)
+        (tmp_path / file.path).write_bytes(body)
+    assert content == b""
+    told = await client.stub.GetModel(verifier_pb2.GetModelRequest())
+    assert manifest.tokenizer_hash == told.tokenizer_hash == whole.hexdigest()
+    copy = AutoTokenizer.from_pretrained(tmp_path)
+    for text in ("to be or not", "naïve 🧑‍🚀", "<|user|>x"):
+        assert copy(text)["input_ids"] == make_tokenizer()(text)["input_ids"]
+
+
+async def test_get_model_describes_the_target_and_refuses_another_protocol(start):
+    client = await start(max_sessions=3, context_length=100)
+    told = await client.stub.GetModel(verifier_pb2.GetModelRequest(peer=make_peer("test", "0")))
+    assert (told.model, told.architecture, told.dtype, told.device) == ("tiny", "LlamaForCausalLM", "float32", "cpu")
+    assert (told.vocab_size, told.context_length, told.max_sessions) == (VOCAB, 100, 3)
+    assert list(told.eos_token_ids) == [EOS]
+    assert told.num_parameters > 0
+    assert (list(told.forward_rows), list(told.forward_ms)) == ([1, 64], [20.0, 20.0])
+    stranger = types_pb2.Peer(package="x", protocol_major=PROTOCOL_MAJOR + 1)
+    code, error = await refused(client.stub.GetModel(verifier_pb2.GetModelRequest(peer=stranger)))
+    assert (code, error.reason) == (grpc.StatusCode.FAILED_PRECONDITION, Reason.INCOMPATIBLE_VERSION)
+
+
+def has_character_of_several_tokens(answer: Answer) -> bool:
+    whole = "".join(make_tokenizer().decode([token]) for token in answer.ids)
+    return any(ord(letter) > 127 and letter != "\ufffd" and letter not in whole for letter in answer.text)
+
+
+async def search(client: Client, **fields: Any) -> dict[str, Any]:
+    """A request whose answer has a multi-byte character that lies across tokens."""
+    for first in range(5, 100):
+        request = {"token_ids": types_pb2.TokenIds(ids=[first, *PROMPT]), "speculation": OFF, **fields}
+        if has_character_of_several_tokens(await client.generate(**request)):
+            return request
+    raise AssertionError("no answer has a character across tokens")
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, HOT], ids=["greedy", "hot"])
+async def test_another_verifier_goes_on_wherever_the_answer_was_cut(start, sampling):
+    client = await start()
+    request = await search(client, sampling=sampling, max_tokens=20)
+    plain = await client.generate(**request)
+    letter = next(letter for letter in plain.text if ord(letter) > 127 and letter != "\ufffd")
+    at = plain.text.rindex(letter)
+    stop = plain.text[max(0, at - 1) : at + 2]
+    for stops in ((), (stop,), ("not there", plain.text[-3:])):
+        whole = await client.generate(**request, stop=stops)
+        assert whole.text == (plain.text if not stops else plain.text[: plain.text.index(whole.finished.stop_string)])
+        heads = await text_after_each_token(client, request, stops)
+        for cut in range(len(whole.ids) + 1):
+            rest = await client.generate(**request, stop=stops, committed=whole.ids[:cut])
+            assert whole.ids[:cut] + rest.ids == whole.ids, cut
+            assert heads[cut] + rest.text == whole.text, cut
+            assert rest.end == whole.end, cut
+
+
+async def text_after_each_token(client: Client, request: dict[str, Any], stops: tuple[str, ...]) -> list[str]:
+    """What a client has read when it has got so many tokens; plain decoding emits one at a time."""
+    heads = [""]
+    async for event in client.call(**request, stop=stops):
+        if event.HasField("tokens"):
+            assert len(event.tokens.ids) == 1
+            heads.append(heads[-1] + event.tokens.text)
+    return heads
+
+
+async def test_outcomes_of_segments_add_up_to_the_total(start):
+    client = await start()
+    plain = await client.generate(max_tokens=60, segment_tokens=7, speculation=OFF)
+    assert [outcome.tokens for outcome in plain.outcomes] == [7] * 8 + [4]
+    await Drafter(knows(plain.ids)).connect(client)
+    answer = await client.generate(max_tokens=60, segment_tokens=7)
+    total = answer.finished.total
+    for name in ("tokens", "steps", "nodes"):
+        assert sum(getattr(outcome, name) for outcome in answer.outcomes) == getattr(total, name)
+    for name in ("verify_s", "plain_s", "wait_s", "prefill_s", "elapsed_s"):
+        assert sum(getattr(outcome, name) for outcome in answer.outcomes) == pytest.approx(getattr(total, name))
+    assert total.elapsed_s >= total.prefill_s > 0
+    assert plain.finished.total.plain_s == pytest.approx(59 * 0.02)
+    assert total.steps * 0.02 < total.plain_s <= 59 * 0.02 + 1e-9
+    accepted = [credit.accepted for outcome in answer.outcomes for credit in outcome.drafters]
+    assert sum(accepted) == total.drafters[0].accepted
+
+
+class Trainer(trainer_pb2_grpc.TrainerServicer):
+    def __init__(self) -> None:
+        self.lessons: list[trainer_pb2.Lesson] = []
+
+    async def Submit(self, request: Any, context: Any) -> trainer_pb2.SubmitResponse:
+        self.lessons += request.lessons
+        return trainer_pb2.SubmitResponse(stored=len(request.lessons))
+
+
+async def test_lessons_reach_the_trainer_in_shape_and_never_of_who_opted_out(start):
+    trainer, server = Trainer(), grpc.aio.server()
+    trainer_pb2_grpc.add_TrainerServicer_to_server(trainer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    client = await start(trainer=f"127.0.0.1:{port}")
+    secret = await client.generate(no_store=True, sampling=HOT)
+    plain = await client.generate(max_tokens=300, speculation=OFF)
+    await Drafter(knows(plain.ids)).connect(client)
+    fast = await client.generate(max_tokens=60, sampling=GREEDY, tenant="t")
+    await eventually(lambda: len(trainer.lessons) == 3)
+    whole, rest, taught = trainer.lessons
+    assert (len(whole.tokens), len(rest.tokens)) == (256, 44)
+    assert [*whole.tokens, *rest.tokens] == plain.ids
+    assert list(whole.context) == list(PROMPT)
+    assert list(rest.context) == [*PROMPT, *plain.ids[:256]]
+    assert not any(whole.accepted)
+    assert (taught.model, taught.tenant, list(taught.drafter_ids)) == ("tiny", "t", ["d1"])
+    assert taught.tokenizer_hash == client.verifier.state.loaded.target.tokenizer.content_hash
+    assert list(taught.tokens) == fast.ids
+    assert [bool(source) for source in fast.sources] == list(taught.accepted)
+    for lesson in trainer.lessons:
+        assert len(lesson.lesson_id) == 16
+        assert lesson.top_k == 8
+        assert len(lesson.top_k_ids) == len(lesson.top_k_log_probs) == 8 * len(lesson.tokens)
+        assert list(lesson.top_k_ids[::8]) == list(lesson.tokens)  # greedy: what was taken is what was likeliest
+        assert all(value <= 0 for value in lesson.top_k_log_probs)
+    assert secret.ids not in [list(lesson.tokens) for lesson in trainer.lessons]
+    assert client.verifier.state.loaded.lessons.num_dropped == 0
+    await server.stop(None)
+
+
+async def test_a_trainer_that_is_away_costs_lessons_and_nothing_else(start):
+    client = await start(trainer="127.0.0.1:1")
+    plain = await client.generate()
+    assert len(plain.ids) == 24
+    await eventually(lambda: client.verifier.state.loaded.lessons.num_dropped == 1)
+    assert (await client.generate()).ids == plain.ids
