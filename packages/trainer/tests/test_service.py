@@ -314,7 +314,9 @@ def test_sigkill_during_a_publish_leaves_the_old_or_the_new(tmp_path: Path) -> N
 def test_a_second_trainer_on_the_folder_ends_with_one_line(tmp_path: Path) -> None:
     with process(tmp_path):
         command = [sys.executable, "-m", "paceline.trainer", "serve", "--listen", "127.0.0.1:0"]
-        second = subprocess.run([*command, "--data", str(tmp_path / "data")], capture_output=True, text=True, timeout=60)
+        second = subprocess.run(
+            [*command, "--data", str(tmp_path / "data")], capture_output=True, text=True, timeout=60
+        )
     assert second.returncode == 1
     assert second.stderr.count("\n") == 1
     assert "another trainer uses this folder" in second.stderr

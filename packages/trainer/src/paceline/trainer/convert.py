@@ -38,7 +38,9 @@ def _check(where: str, lesson: trainer_pb2.Lesson) -> None:
     if not 0 < len(lesson.tokens) <= MAX_TOKENS:
         raise out_of_range(f"{where}.tokens", f"{len(lesson.tokens)} tokens", f"1 to {MAX_TOKENS}")
     if len(lesson.accepted) != len(lesson.tokens):
-        raise _malformed(f"{where}.accepted", f"{len(lesson.accepted)} entries", f"one for each of {len(lesson.tokens)} tokens")
+        raise _malformed(
+            f"{where}.accepted", f"{len(lesson.accepted)} entries", f"one for each of {len(lesson.tokens)} tokens"
+        )
     if lesson.top_k > MAX_TOP_K:
         raise out_of_range(f"{where}.top_k", lesson.top_k, f"at most {MAX_TOP_K}")
     expected = lesson.top_k * len(lesson.tokens)
@@ -55,4 +57,6 @@ def _check(where: str, lesson: trainer_pb2.Lesson) -> None:
 
 
 def _malformed(field: str, value: object, limit: str) -> PacelineError:
-    return PacelineError(Reason.MALFORMED, f"{field} has {value}; it must have {limit}", field=field, value=value, limit=limit)
+    return PacelineError(
+        Reason.MALFORMED, f"{field} has {value}; it must have {limit}", field=field, value=value, limit=limit
+    )

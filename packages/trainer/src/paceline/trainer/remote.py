@@ -65,9 +65,7 @@ def manifest_of(settings: PublishSettings) -> trainer_pb2.RevisionManifest:
         format=settings.format,
         command=" ".join(["paceline-trainer", "publish", f"--drafter={settings.drafter}"]),
         files=[
-            types_pb2.FileInfo(
-                path=path.relative_to(folder).as_posix(), size=path.stat().st_size, sha256=_sha256(path)
-            )
+            types_pb2.FileInfo(path=path.relative_to(folder).as_posix(), size=path.stat().st_size, sha256=_sha256(path))
             for path in paths
         ],
     )
@@ -179,5 +177,11 @@ def _sha256(path: Path) -> bytes:
 
 
 def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
     return Progress(*columns, console=errors, transient=True, disable=not sys.stderr.isatty())

@@ -49,7 +49,7 @@ class ReplayStatistics:
 
 
 class ReplayBuffer:
-    """Lessons, durable and bounded. Thread-safe: one append at a time; callers that wait share the next sync.
+    """Lessons, durable and bounded. Thread-safe; each append is synced before the next one begins.
 
     Args:
         folder: of this buffer alone; locked, so that two trainers can't write into each other's files.

@@ -53,7 +53,9 @@ class StoredRevision:
 def check_manifest(manifest: trainer_pb2.RevisionManifest) -> None:
     """Raises OUT_OF_RANGE or MALFORMED for what no store should hold, and no client write to its disk."""
     if not 0 < len(manifest.drafter) <= MAX_NAME:
-        raise out_of_range("manifest.drafter", f"{len(manifest.drafter)} characters long", f"1 to {MAX_NAME} characters")
+        raise out_of_range(
+            "manifest.drafter", f"{len(manifest.drafter)} characters long", f"1 to {MAX_NAME} characters"
+        )
     for name in ("model", "tokenizer_hash", "format", "parent"):
         if len(getattr(manifest, name)) > MAX_NAME:
             raise out_of_range(f"manifest.{name}", "too long", f"at most {MAX_NAME} characters")
@@ -90,7 +92,9 @@ def _check_path(path: str) -> None:
 
 
 def _malformed(field: str, value: object, limit: str) -> PacelineError:
-    return PacelineError(Reason.MALFORMED, f"{field} is {value!r}; it must be {limit}", field=field, value=value, limit=limit)
+    return PacelineError(
+        Reason.MALFORMED, f"{field} is {value!r}; it must be {limit}", field=field, value=value, limit=limit
+    )
 
 
 class Incoming:

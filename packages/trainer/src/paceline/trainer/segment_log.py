@@ -1,8 +1,8 @@
 """An append-only log of records in segment files, safe after `kill -9` and power loss.
 
-A record is a header (length and CRC-32 of the payload, little-endian) and the payload. What `append` has returned from is on
-disk. At opening, a torn record at the end (the process died while writing it) is cut off; a damaged one in the middle ends
-what can be read of its segment, which is counted and logged, and the other segments stay readable.
+A record is a header (length and CRC-32 of the payload, little-endian) and the payload. What `append` has returned from
+is on disk. At opening, a torn record at the end (the process died while writing it) is cut off; a damaged one in the
+middle ends what can be read of its segment, which is counted and logged, and the other segments stay readable.
 """
 
 from __future__ import annotations

@@ -25,9 +25,7 @@ MAX_PAGE = 1000
 class TrainerService(trainer_pb2_grpc.TrainerServicer):
     """See trainer.proto."""
 
-    def __init__(
-        self, replay: ReplayBuffer, revisions: RevisionStore, clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, replay: ReplayBuffer, revisions: RevisionStore, clock: Callable[[], float] = time.time) -> None:
         self.watchers = Watchers()
         self._replay = replay
         self._revisions = revisions
@@ -68,7 +66,9 @@ class TrainerService(trainer_pb2_grpc.TrainerServicer):
                         raise PacelineError(Reason.MALFORMED, "a second manifest came on one stream", field="manifest")
                     incoming = await asyncio.to_thread(self._revisions.receive, request.manifest)
                 elif incoming is None:
-                    raise PacelineError(Reason.MALFORMED, "the manifest must come before the first chunk", field="manifest")
+                    raise PacelineError(
+                        Reason.MALFORMED, "the manifest must come before the first chunk", field="manifest"
+                    )
                 else:
                     await asyncio.to_thread(incoming.write, request.chunk)
             if incoming is None:
