@@ -102,8 +102,6 @@ class Engine:
         self._queue: deque[Session] = deque()
         self._work = asyncio.Event()
         self._arrived = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._idle.set()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._task: asyncio.Task[None] | None = None
 
