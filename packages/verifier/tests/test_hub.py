@@ -13,16 +13,14 @@ from tiny_models import VOCAB
 
 from paceline.v1 import drafting_pb2
 from paceline.verifier.hub import (
-    MAX_REFUSALS,
     MAX_TREE_DEPTH,
     MAX_TREE_NODES,
-    QUARANTINE_S,
-    REFUSAL_WINDOW_S,
     DrafterHub,
     DrafterInfo,
     DrafterLink,
 )
 from paceline.verifier.model.batch import SessionResult, TopRows
+from paceline.verifier.quarantine import FIRST_QUARANTINE_S, MAX_REFUSALS, REFUSAL_WINDOW_S, Standing
 from paceline.verifier.request import Request, Speculation
 from paceline.verifier.sampling import Sampling
 from paceline.verifier.service import VerifierState
@@ -56,10 +54,14 @@ def make_session(session_id: int = 1, **fields: Any) -> Session:
 
 
 def make_link(
-    drafter_id: str = "d1", clock: Clock | None = None, commit_top_k: int = 0, name: str = "suffix"
+    drafter_id: str = "d1",
+    clock: Clock | None = None,
+    commit_top_k: int = 0,
+    name: str = "suffix",
+    standing: Standing | None = None,
 ) -> DrafterLink:
     info = DrafterInfo(drafter_id, name, ("suffix", "recycling"), commit_top_k)
-    return DrafterLink(info, VOCAB, 16, lambda session: b"key", clock or Clock())
+    return DrafterLink(info, standing or Standing(), VOCAB, 16, lambda session: b"key", clock or Clock())
 
 
 def commit(session: Session, *tokens: int) -> tuple[int, ...]:
@@ -300,18 +302,35 @@ def test_who_misbehaves_again_and_again_is_quarantined_and_then_released():
     assert link.quarantined
     refusals = sent(link)
     assert [refusal.quarantined for refusal in refusals] == [False] * (MAX_REFUSALS - 1) + [True]
-    assert refusals[-1].quarantine_s == QUARANTINE_S
+    assert refusals[-1].quarantine_s == FIRST_QUARANTINE_S
     # What only it had proposed is gone, and what it says now is not looked at.
     assert list(session.trie.root.children[20].children) == [22]
     assert link.receive(draft(session, 30)) is None
     misbehave(link, session, 3)
     assert sent(link) == []
     assert link.due_in_s(session) is None
-    clock.now += QUARANTINE_S
+    clock.now += FIRST_QUARANTINE_S
     assert not link.quarantined
     assert link.receive(draft(session, 30)) is session
     misbehave(link, session, MAX_REFUSALS)
-    assert sent(link)[-1].quarantine_s == 2 * QUARANTINE_S
+    assert sent(link)[-1].quarantine_s == 2 * FIRST_QUARANTINE_S
+
+
+def test_dialling_again_does_not_end_a_quarantine():
+    clock = Clock()
+    hub = DrafterHub()
+    first, session = make_link(clock=clock, standing=hub.standings.of("d1")), make_session()
+    first.open(session)
+    misbehave(first, session, MAX_REFUSALS)
+    hub.connect(first)
+    hub.disconnect(first)
+    again = make_link(clock=clock, standing=hub.standings.of("d1"))
+    again.open(session)
+    assert again.quarantined
+    assert again.receive(draft(session, 30)) is None
+    assert not make_link("d2", clock=clock, standing=hub.standings.of("d2")).quarantined
+    clock.now += FIRST_QUARANTINE_S
+    assert again.receive(draft(session, 30)) is session
 
 
 def test_a_mistake_now_and_then_is_forgiven():

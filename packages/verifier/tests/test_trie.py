@@ -169,6 +169,16 @@ def test_a_full_trie_drops_and_counts_what_does_not_fit(one, other, room):
             assert after == before | set(paths_of(tree))
 
 
+@given(st.lists(draft_trees(12), max_size=4), draft_trees(5), st.integers(5, 12))
+def test_a_drafter_that_talks_much_leaves_room_for_the_others(noise, useful, quota):
+    trie = CandidateTrie(max_nodes=4 * quota, max_drafter_nodes=quota)
+    for tree in noise:
+        trie.graft(tree, SOURCES[:2])
+    assert trie.num_nodes <= quota
+    assert trie.graft(useful, SOURCES[2:]).num_dropped == 0
+    assert set(paths_of(useful)) <= set(contents(trie))
+
+
 def test_a_tree_that_says_the_same_twice_is_found_by_either_branch():
     trie = CandidateTrie()
     tree = DraftTree((1, 1, 2, 0), (ROOT, ROOT, 1, 2), (-1.0,) * 4, (0,) * 4)

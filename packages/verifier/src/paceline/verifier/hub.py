@@ -17,6 +17,7 @@ import structlog
 from paceline.v1 import drafting_pb2
 from paceline.verifier.convert import opened_message, top_k_message
 from paceline.verifier.model.batch import TopRows
+from paceline.verifier.quarantine import Standing, Standings
 from paceline.verifier.request import Speculation
 from paceline.verifier.session import Session
 from paceline.verifier.trie import Source
@@ -26,10 +27,6 @@ from paceline.wire.tree import TreeBounds, decode_tree
 
 log = structlog.get_logger()
 
-MAX_REFUSALS = 8  # this many within REFUSAL_WINDOW_S quarantine a drafter
-REFUSAL_WINDOW_S = 10.0
-QUARANTINE_S = 2.0
-MAX_QUARANTINE_S = 300.0
 MAX_TREE_NODES = 256
 MAX_TREE_DEPTH = 64
 REMEMBERED_SENDS = 16
@@ -60,14 +57,17 @@ class DrafterLink:
 
     Args:
         info: from its Hello.
-        clock: monotonic seconds.
-        memory_key: of a session, what may be remembered of it under.
+        standing: how it has behaved so far.
+        vocab_size: of the target.
         max_nodes: candidates of one session in one step.
+        memory_key: of a session, what may be remembered of it under.
+        clock: monotonic seconds.
     """
 
     def __init__(
         self,
         info: DrafterInfo,
+        standing: Standing,
         vocab_size: int,
         max_nodes: int,
         memory_key: Callable[[Session], bytes],
@@ -78,6 +78,7 @@ class DrafterLink:
         self.latency = Latency()
         self.gain = Gain()
         self.closed = False
+        self._standing = standing
         self._bounds = TreeBounds(MAX_TREE_NODES, MAX_TREE_DEPTH, vocab_size, len(info.strategies))
         self._max_nodes = max_nodes
         self._memory_key = memory_key
@@ -87,9 +88,6 @@ class DrafterLink:
         self._closings: deque[int] = deque()
         self._ended: deque[int] = deque(maxlen=256)
         self._refusals: deque[drafting_pb2.Refusal] = deque(maxlen=64)
-        self._refused_at: deque[float] = deque(maxlen=MAX_REFUSALS)
-        self._quarantined_until = 0.0
-        self._quarantine_s = QUARANTINE_S
         self._sent: dict[int, OrderedDict[int, float]] = {}
         self._answered: dict[int, int] = {}
         self._wake = asyncio.Event()
@@ -167,7 +165,7 @@ class DrafterLink:
 
     @property
     def quarantined(self) -> bool:
-        return self._clock() < self._quarantined_until
+        return self._standing.quarantined(self._clock())
 
     def receive(self, message: drafting_pb2.DraftTree) -> Session | None:
         """Grafts a tree onto its session; returns the session if candidates were added or waiting is now useless.
@@ -222,24 +220,20 @@ class DrafterLink:
             self.latency.observe(self._clock() - sent_at)
 
     def _refuse(self, session_id: int, error: PacelineError) -> None:
-        now = self._clock()
-        self._refused_at.append(now)
         session = self._sessions.get(session_id)
         if session is not None:
             for source in self.sources:
                 session.total.credit(source).refused += 1
-        quarantined = len(self._refused_at) == MAX_REFUSALS and now - self._refused_at[0] < REFUSAL_WINDOW_S
+        quarantine_s = self._standing.refused(self._clock())
         refusal = drafting_pb2.Refusal(
-            reason=error.reason.value, detail=error.message[:500], session_id=session_id, quarantined=quarantined
+            reason=error.reason.value,
+            detail=error.message[:500],
+            session_id=session_id,
+            quarantined=quarantine_s > 0.0,
+            quarantine_s=quarantine_s,
         )
-        if quarantined:
-            refusal.quarantine_s = self._quarantine_s
-            self._quarantined_until = now + self._quarantine_s
-            log.warning(
-                "drafter quarantined", drafter=self.info.drafter_id, seconds=self._quarantine_s, reason=error.reason
-            )
-            self._quarantine_s = min(MAX_QUARANTINE_S, 2 * self._quarantine_s)
-            self._refused_at.clear()
+        if quarantine_s:
+            log.warning("drafter quarantined", drafter=self.info.drafter_id, seconds=quarantine_s, reason=error.reason)
             for known in self._sessions.values():
                 known.trie.forget(self.info.drafter_id)
         self._refusals.append(refusal)
@@ -298,6 +292,7 @@ class DrafterHub:
 
     def __init__(self) -> None:
         self.links: dict[str, DrafterLink] = {}
+        self.standings = Standings()
 
     def connect(self, link: DrafterLink) -> None:
         """Adds a drafter; one with the same id that was there (a connection that died unnoticed) is shut."""

@@ -167,7 +167,9 @@ class VerifierService(verifier_pb2_grpc.VerifierServicer):
         loaded = self._state.ready()
         hello = await anext(aiter(request_iterator), None)
         info = _checked_hello(hello)
-        link = DrafterLink(info, loaded.limits.vocab_size, loaded.limits.max_nodes, self._state.memory_key)
+        standing = self._state.hub.standings.of(info.drafter_id)
+        limits = loaded.limits
+        link = DrafterLink(info, standing, limits.vocab_size, limits.max_nodes, self._state.memory_key)
         yield self._welcome(info, loaded)
         self._state.hub.connect(link)
         self._state.changed.set()

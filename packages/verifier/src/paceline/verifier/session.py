@@ -127,7 +127,7 @@ class Session:
         self.request = request
         self.speculation: Speculation = request.speculation
         self.tokens: list[int] = list(request.prompt)
-        self.trie = CandidateTrie(max_trie_nodes)
+        self.trie = CandidateTrie(max_trie_nodes, max_trie_nodes // 4)
         self.sampler = Sampler(request.sampling)
         self.slot: KVSlot | None = None
         self.finish: Finish | None = None

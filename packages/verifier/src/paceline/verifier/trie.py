@@ -7,6 +7,7 @@ the last committed token; when tokens commit, the trie is re-rooted and what lie
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -56,12 +57,16 @@ class CandidateTrie:
     Args:
         max_nodes: room for that many; what doesn't fit is dropped and counted, since a slow step must not let a fast
             drafter fill the memory.
+        max_drafter_nodes: of those, so many that one drafter was the first to propose, so that a fast one that
+            talks nonsense leaves room for the others. 0 sets no such bound.
     """
 
-    def __init__(self, max_nodes: int = 1024) -> None:
+    def __init__(self, max_nodes: int = 1024, max_drafter_nodes: int = 0) -> None:
         self.root = Node(token=-1, parent=None)
         self.num_nodes = 0
         self._max_nodes = max_nodes
+        self._max_drafter_nodes = max_drafter_nodes or max_nodes
+        self._num_first: Counter[str] = Counter()
 
     def graft(self, tree: DraftTree, sources: Sequence[Source], committed: Sequence[int] = ()) -> Grafted:
         """Adds a tree.
@@ -83,12 +88,14 @@ class CandidateTrie:
                 continue
             node = parent.children.get(tree.tokens[index])
             if node is None:
-                if self.num_nodes >= self._max_nodes:
+                drafter_id = sources[tree.strategy[index]].drafter_id
+                if self.num_nodes >= self._max_nodes or self._num_first[drafter_id] >= self._max_drafter_nodes:
                     num_dropped += 1
                     continue
                 node = Node(tree.tokens[index], parent)
                 parent.children[node.token] = node
                 self.num_nodes += 1
+                self._num_first[drafter_id] += 1
             node.proposals[sources[tree.strategy[index]]] = tree.log_confidence[index]
             placed[index] = node
         return Grafted(False, len(placed) - len(anchors), num_dropped)
@@ -126,11 +133,10 @@ class CandidateTrie:
             child = self.root.children.get(token)
             if child is None:
                 self.root = Node(token=token, parent=None)
-                self.num_nodes = 0
-                return
+                break
             child.parent = None
             self.root = child
-        self.num_nodes = sum(1 for _ in self.nodes())
+        self._recount()
 
     def forget(self, drafter_id: str) -> None:
         """Removes what only this drafter proposed (it was disengaged, or can't be trusted)."""
@@ -138,7 +144,11 @@ class CandidateTrie:
             for source in [source for source in node.proposals if source.drafter_id == drafter_id]:
                 del node.proposals[source]
         _prune(self.root)
-        self.num_nodes = sum(1 for _ in self.nodes())
+        self._recount()
+
+    def _recount(self) -> None:
+        self._num_first = Counter(next(iter(node.proposals)).drafter_id for node in self.nodes())
+        self.num_nodes = self._num_first.total()
 
     def nodes(self) -> Iterator[Node]:
         """Every candidate, parents before children."""

@@ -49,7 +49,11 @@ def disagreement(runner: Runner, num_tokens: int = NUM_TOKENS) -> float:
 
 
 def _difference(some: dict[int, torch.Tensor], reference: dict[int, torch.Tensor]) -> float:
-    return max(float((logits - reference[position]).abs().max()) for position, logits in some.items())
+    # Not a number counts as infinitely far: a model that yields it is exact about nothing.
+    return max(
+        float((logits - reference[position]).abs().nan_to_num(nan=float("inf")).max())
+        for position, logits in some.items()
+    )
 
 
 def _sampler() -> Sampler:
