@@ -1,160 +1,153 @@
+"""The buffer: many callers, few syncs, and an answer only for what is on disk."""
+
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
-import tempfile
 import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
+from paceline.trainer import replay as replay_module
 from paceline.trainer import segment_log
-from paceline.trainer.replay import FolderInUse, ReplayBuffer, StoredLesson
-from paceline.trainer.segment_log import SegmentLog
-
-BIG = 1 << 30
-
-
-def lesson(number: int, size: int = 100) -> StoredLesson:
-    return StoredLesson(number.to_bytes(16, "big"), size, bytes([number % 251]) * size)
+from paceline.trainer.replay import MIB, ReplayBuffer, replay_bounds
+from paceline.trainer.segment import Record
+from paceline.wire.errors import PacelineError, Reason
 
 
-def stored(buffer: ReplayBuffer) -> list[StoredLesson]:
-    return list(buffer.lessons())
+def record(number: int) -> Record:
+    return Record(number.to_bytes(16, "big"), 10, bytes(100))
 
 
-def test_lessons_come_back_in_order_after_reopening(tmp_path: Path) -> None:
-    buffer = ReplayBuffer(tmp_path, BIG)
-    lessons = [lesson(number) for number in range(20)]
-    assert buffer.add(lessons[:7], 0.0) == 7
-    assert buffer.add(lessons[7:], 0.0) == 13
-    buffer.close()
-    again = ReplayBuffer(tmp_path, BIG)
-    assert stored(again) == lessons
-    assert again.statistics().lessons == 20
-    assert again.statistics().tokens == 2000
+@asynccontextmanager
+async def opened(
+    folder: Path, clock: Callable[[], float] = lambda: 0.0, ttl_s: float = 0.0
+) -> AsyncIterator[ReplayBuffer]:
+    buffer = ReplayBuffer(folder, replay_bounds(8 * MIB, ttl_s), clock)
+    await buffer.open()
+    try:
+        yield buffer
+    finally:
+        await buffer.close()
 
 
-def test_a_lesson_is_stored_once_even_across_a_restart(tmp_path: Path) -> None:
-    buffer = ReplayBuffer(tmp_path, BIG)
-    assert buffer.add([lesson(1), lesson(1), lesson(2)], 0.0) == 2
-    assert buffer.add([lesson(2)], 0.0) == 0
-    buffer.close()
-    again = ReplayBuffer(tmp_path, BIG)
-    assert again.add([lesson(1), lesson(3)], 0.0) == 1
-    assert stored(again) == [lesson(1), lesson(2), lesson(3)]
+@asynccontextmanager
+async def slow_disk(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[asyncio.Event, threading.Event]]:
+    """Makes fsync wait: yields the event that it has begun, and the one that lets it go on."""
+    loop, begun, go_on = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+    real_fsync = os.fsync
+
+    def fsync(file: int) -> None:
+        loop.call_soon_threadsafe(begun.set)
+        assert go_on.wait(30)
+        real_fsync(file)
+
+    monkeypatch.setattr(segment_log.os, "fsync", fsync)
+    try:
+        yield begun, go_on
+    finally:
+        go_on.set()
 
 
-def test_the_oldest_leave_when_the_bound_is_reached(tmp_path: Path) -> None:
-    bound = 20_000
-    buffer = ReplayBuffer(tmp_path, bound)
-    for number in range(500):
-        buffer.add([lesson(number)], 0.0)
-    statistics = buffer.statistics()
-    assert statistics.num_bytes <= bound
-    assert statistics.num_bytes > bound // 2
-    kept = [int.from_bytes(item.lesson_id, "big") for item in buffer.lessons()]
-    assert kept == list(range(kept[0], 500))
-    assert statistics.evicted == kept[0]
-    assert statistics.lessons == len(kept)
-    assert buffer.add([lesson(0)], 0.0) == 1, "what has left may come again"
-
-
-def test_lessons_leave_when_their_time_is_up(tmp_path: Path) -> None:
-    buffer = ReplayBuffer(tmp_path, 16_000, ttl_s=100.0)
-    for number in range(20):
-        buffer.add([lesson(number)], now_s=float(number))
-    before = buffer.statistics().lessons
-    buffer.add([lesson(99)], now_s=115.0)
-    kept = [int.from_bytes(item.lesson_id, "big") for item in buffer.lessons()]
-    assert len(kept) < before
-    assert kept[-1] == 99
-    assert buffer.statistics().lessons == len(kept)
-
-
-def test_only_one_process_may_open_it(tmp_path: Path) -> None:
-    buffer = ReplayBuffer(tmp_path, BIG)
-    with pytest.raises(FolderInUse):
-        ReplayBuffer(tmp_path, BIG)
-    buffer.close()
-    ReplayBuffer(tmp_path, BIG).close()
-
-
-def test_only_the_owner_can_read_it(tmp_path: Path) -> None:
-    buffer = ReplayBuffer(tmp_path / "replay", BIG)
-    buffer.add([lesson(1)], 0.0)
-    modes = {path.stat().st_mode & 0o077 for path in (tmp_path / "replay", *(tmp_path / "replay").iterdir())}
-    assert modes == {0}
-
-
-def test_threads_lose_nothing(tmp_path: Path) -> None:
-    buffer = ReplayBuffer(tmp_path, BIG)
-    threads = [
-        threading.Thread(target=lambda start=start: [buffer.add([lesson(start + i)], 0.0) for i in range(25)])
-        for start in (0, 100, 200, 300)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len({item.lesson_id for item in buffer.lessons()}) == 100
-
-
-def test_a_full_disk_refuses_and_leaves_the_buffer_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    buffer = ReplayBuffer(tmp_path, BIG)
-    buffer.add([lesson(1)], 0.0)
-    real_write = os.write
-
-    def half_then_full(file: int, data: bytes) -> int:
-        if len(data) > 60:
-            return real_write(file, data[:60])
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(segment_log.os, "write", half_then_full)
-    with pytest.raises(OSError, match="No space"):
-        buffer.add([lesson(2)], 0.0)
-    monkeypatch.undo()
-    assert stored(buffer) == [lesson(1)]
-    buffer.add([lesson(2)], 0.0)
-    buffer.close()
-    assert stored(ReplayBuffer(tmp_path, BIG)) == [lesson(1), lesson(2)]
-
-
-@settings(max_examples=60)
-@given(
-    sizes=st.lists(st.integers(0, 40), min_size=1, max_size=8),
-    cut=st.integers(0, 400),
-    flip=st.one_of(st.none(), st.integers(0, 399)),
-)
-def test_after_any_cut_or_flipped_bit_only_whole_true_records_remain(
-    sizes: list[int], cut: int, flip: int | None
+async def test_no_answer_before_the_disk_has_it_and_callers_share_a_sync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    records = [bytes([index]) * size for index, size in enumerate(sizes)]
-    with tempfile.TemporaryDirectory() as folder:
-        log = SegmentLog(Path(folder), BIG, BIG)
-        log.append(records, 0.0)
-        log.close()
-        path = log.segments[0].path
-        data = bytearray(path.read_bytes())
-        cut = min(cut, len(data))
-        del data[cut:]
-        damaged_at = len(data)
-        if flip is not None and flip < len(data):
-            data[flip] ^= 0x40
-            damaged_at = flip
-        path.write_bytes(data)
-        again = SegmentLog(Path(folder), BIG, BIG)
-        kept = list(again.records(again.segments[0]))
-        whole = 0
-        end = 0
-        for record in records:
-            end += 8 + len(record)
-            whole += end <= damaged_at
-        assert kept == records[: len(kept)], "nothing is invented"
-        assert len(kept) >= whole, "nothing before the damage is lost"
-        again.append([b"new"], 0.0)
-        again.close()
-        final = SegmentLog(Path(folder), BIG, BIG)
-        assert list(final.records(final.segments[0])) == [*kept, b"new"]
+    async with opened(tmp_path) as buffer, slow_disk(monkeypatch) as (begun, go_on):
+        first = asyncio.create_task(buffer.add([record(0)]))
+        await begun.wait()
+        others = [asyncio.create_task(buffer.add([record(n), record(n + 1)])) for n in range(1, 51)]
+        await asyncio.sleep(0.05)
+        assert not any(task.done() for task in (first, *others))
+        go_on.set()
+        counts = await asyncio.gather(first, *others)
+        assert counts == [1, 2] + [1] * 49, "a lesson that two callers send is stored once"
+        assert buffer.num_syncs == 2
+        assert len(list(buffer.lessons())) == 52
+
+
+async def test_a_caller_that_leaves_takes_nobody_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(tmp_path) as buffer, slow_disk(monkeypatch) as (begun, go_on):
+        leaving = asyncio.create_task(buffer.add([record(1)]))
+        await begun.wait()
+        staying = asyncio.create_task(buffer.add([record(2)]))
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+        go_on.set()
+        assert await staying == 1
+
+
+async def test_a_full_disk_is_said_to_every_caller_and_later_ones_are_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path) as buffer:
+        await buffer.add([record(1)])
+        with monkeypatch.context() as patched:
+
+            def full(_file: int) -> None:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+            patched.setattr(segment_log.os, "fsync", full)
+            refused = await asyncio.gather(*(buffer.add([record(n)]) for n in range(2, 6)), return_exceptions=True)
+        assert [getattr(error, "reason", None) for error in refused] == [Reason.STORAGE_FULL] * 4
+        assert all(isinstance(error, PacelineError) and error.retry_after_s for error in refused)
+        assert await buffer.add([record(n) for n in range(1, 6)]) == 4
+    async with opened(tmp_path) as buffer:
+        assert buffer.view.num_records == 5
+
+
+async def test_what_waits_for_the_disk_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay_module, "MAX_WAITING_BYTES", 500)
+    async with opened(tmp_path) as buffer, slow_disk(monkeypatch) as (begun, go_on):
+        first = asyncio.create_task(buffer.add([record(0)]))
+        await begun.wait()
+        waiting = [asyncio.create_task(buffer.add([record(n)])) for n in range(1, 4)]
+        await asyncio.sleep(0)
+        with pytest.raises(PacelineError) as refused:
+            await buffer.add([record(9)])
+        assert refused.value.reason is Reason.OVERLOADED
+        assert refused.value.retry_after_s
+        go_on.set()
+        assert await asyncio.gather(first, *waiting) == [1] * 4
+        assert await buffer.add([record(n) for n in range(10, 20)]) == 10, "one that is alone is never too large"
+
+
+async def test_closing_stores_what_waits_and_takes_nothing_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path) as buffer, slow_disk(monkeypatch) as (begun, go_on):
+        first = asyncio.create_task(buffer.add([record(1)]))
+        await begun.wait()
+        second = asyncio.create_task(buffer.add([record(2)]))
+        await asyncio.sleep(0)
+        closing = asyncio.create_task(buffer.close())
+        await asyncio.sleep(0)
+        with pytest.raises(PacelineError) as refused:
+            await buffer.add([record(3)])
+        assert refused.value.reason is Reason.DRAINING
+        go_on.set()
+        await closing
+        assert (await first, await second) == (1, 1)
+
+
+async def test_lessons_leave_in_time_though_nobody_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay_module, "EXPIRE_EVERY_S", 0.01)
+    now = 0.0
+    async with opened(tmp_path, lambda: now, ttl_s=100.0) as buffer:
+        await buffer.add([record(1)])
+        now = 101.0
+        async with asyncio.timeout(10):
+            while buffer.view.num_records:
+                await asyncio.sleep(0.01)
+        assert buffer.view.num_evicted == 1
+    assert not [name for name in os.listdir(tmp_path) if name.endswith(".segment")]
+
+
+async def test_lessons_can_be_read_from_either_end(tmp_path: Path) -> None:
+    async with opened(tmp_path) as buffer:
+        await buffer.add([record(n) for n in range(5)])
+        assert list(buffer.lessons()) == [record(n) for n in range(5)]
+        assert list(buffer.lessons(newest_first=True)) == [record(n) for n in reversed(range(5))]

@@ -6,6 +6,7 @@ from typing import NoReturn
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from paceline.wire.errors import DOMAIN, PacelineError, Reason
@@ -75,9 +76,10 @@ def from_rpc_error(rpc_error: grpc.RpcError) -> PacelineError | None:
     for key, value in trailers:
         if key != DETAILS_KEY:
             continue
-        status = status_pb2.Status()
-        status.ParseFromString(value)
-        return _from_status(status)
+        try:
+            return _from_status(status_pb2.Status.FromString(value))
+        except (DecodeError, ValueError):  # whatever is there, it is no refusal of a Paceline service
+            return None
     return None
 
 

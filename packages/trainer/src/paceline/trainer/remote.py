@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import os
-import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import TypeVar
 
 import grpc
@@ -17,8 +17,11 @@ from google.protobuf import json_format
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
+from rich.text import Text
 
-from paceline.trainer.revisions import CHUNK_BYTES, Incoming, check_manifest
+from paceline.trainer.incoming import Incoming
+from paceline.trainer.manifest import check_manifest
+from paceline.trainer.revisions import CHUNK_BYTES
 from paceline.trainer.settings import FetchSettings, PublishSettings, RemoteSettings, RevisionsSettings
 from paceline.v1 import trainer_pb2, trainer_pb2_grpc, types_pb2
 from paceline.wire.channel import connect
@@ -28,31 +31,67 @@ from paceline.wire.settings import StartupError
 from paceline.wire.status import from_rpc_error
 
 T = TypeVar("T")
-errors = Console(stderr=True)
+
+BAR_AFTER_S = 2.0
+ID_LENGTH = 64
+SHOWN_LENGTH = 16
+CALL_TIMEOUT_S = 30.0
+
+
+class Bar:
+    """A progress bar on standard error, if that is a terminal and the work takes longer than people like to wait.
+
+    total: in bytes; may be set once it is known.
+    """
+
+    def __init__(self, title: str, total: int = 0) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        console = Console(stderr=True)
+        self.total = total
+        self._progress = Progress(
+            *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
+        )
+        self._task = self._progress.add_task(title, total=None)
+        self._begun_s = time.monotonic()
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def advance(self, num_bytes: int) -> None:
+        self._progress.update(self._task, advance=num_bytes, total=self.total)
+        if not self._progress.live.is_started and time.monotonic() - self._begun_s > BAR_AFTER_S:
+            self._progress.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._progress.live.is_started:
+            self._progress.stop()
 
 
 def publish(settings: PublishSettings) -> int:
     """Publishes a folder's files; prints the revision's id."""
-    manifest = manifest_of(settings)
-    with _progress() as progress:
-        task = progress.add_task("publishing", total=sum(file.size for file in manifest.files))
 
-        async def parts() -> AsyncIterator[trainer_pb2.PublishRevisionRequest]:
-            yield trainer_pb2.PublishRevisionRequest(manifest=manifest)
-            for chunk in _chunks(settings.folder, manifest):
-                progress.advance(task, len(chunk))
-                yield trainer_pb2.PublishRevisionRequest(chunk=chunk)
+    async def call(trainer: trainer_pb2_grpc.TrainerStub) -> trainer_pb2.PublishRevisionResponse:
+        manifest = await asyncio.to_thread(manifest_of, settings)
+        with Bar("publishing", sum(file.size for file in manifest.files)) as bar:
 
-        async def call(trainer: trainer_pb2_grpc.TrainerStub) -> trainer_pb2.PublishRevisionResponse:
+            async def parts() -> AsyncIterator[trainer_pb2.PublishRevisionRequest]:
+                yield trainer_pb2.PublishRevisionRequest(manifest=manifest)
+                chunks = _chunks(settings.folder, manifest)
+                while chunk := await asyncio.to_thread(next, chunks, b""):
+                    yield trainer_pb2.PublishRevisionRequest(chunk=chunk)
+                    bar.advance(len(chunk))
+
             return await trainer.PublishRevision(parts())
 
-        response = _run(settings, call)
+    response = _run(settings, call)
     print(response.revision.revision_id)
     return 0
 
 
 def manifest_of(settings: PublishSettings) -> trainer_pb2.RevisionManifest:
-    """The manifest of a folder. Raises StartupError if there is nothing in it."""
+    """The manifest of a folder. Raises StartupError if it is empty, PacelineError for what can't be published."""
     folder = settings.folder
     paths = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
     if not paths:
@@ -63,89 +102,112 @@ def manifest_of(settings: PublishSettings) -> trainer_pb2.RevisionManifest:
         model=settings.model,
         tokenizer_hash=settings.tokenizer_hash,
         format=settings.format,
-        command=" ".join(["paceline-trainer", "publish", f"--drafter={settings.drafter}"]),
+        command=f"paceline-trainer publish --drafter={settings.drafter}",
+        metrics=settings.metrics,
         files=[
-            types_pb2.FileInfo(path=path.relative_to(folder).as_posix(), size=path.stat().st_size, sha256=_sha256(path))
-            for path in paths
+            types_pb2.FileInfo(path=path.relative_to(folder).as_posix(), size=path.stat().st_size) for path in paths
         ],
     )
-    try:
-        check_manifest(manifest)
-    except PacelineError as error:
-        raise StartupError(error.message) from error
+    for file, path in zip(manifest.files, paths, strict=True):
+        file.sha256 = _sha256(path)
+    check_manifest(manifest)
     return manifest
 
 
 def fetch(settings: FetchSettings) -> int:
     """Fetches a revision into a new folder: whole and checked, or not at all."""
-    if settings.out.exists():
-        raise StartupError(f"--out {settings.out} exists; choose a folder that doesn't")
-    parent = settings.out.absolute().parent
-    parent.mkdir(parents=True, exist_ok=True)
-    with _progress() as progress, tempfile.TemporaryDirectory(dir=parent, prefix=".fetching-") as folder:
+    out = settings.out
+    if out.exists():
+        raise StartupError(f"--out {out} exists; choose a folder that doesn't")
 
-        async def call(trainer: trainer_pb2_grpc.TrainerStub) -> None:
-            await receive(trainer, settings.revision, Path(folder) / "files", progress)
+    async def call(trainer: trainer_pb2_grpc.TrainerStub) -> None:
+        name = await full_id(trainer, settings.revision)
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=".fetching-") as folder:
+            incoming = await receive(trainer, name, Path(folder) / "files")
+            incoming.place(out.absolute())
 
-        _run(settings, call)
-        os.rename(Path(folder) / "files", settings.out)
-    print(settings.out)
+    _run(settings, call)
+    print(out)
     return 0
 
 
-async def receive(
-    trainer: trainer_pb2_grpc.TrainerStub, name: str, folder: Path, progress: Progress
-) -> trainer_pb2.RevisionManifest:
-    """Writes a revision's files into `folder`. Raises PacelineError if a byte differs from what `name` vouches for."""
+async def full_id(trainer: trainer_pb2_grpc.TrainerStub, beginning: str) -> str:
+    """The one revision_id that begins so. Raises StartupError for none or several."""
+    if len(beginning) >= ID_LENGTH:
+        return beginning
+    names = [item.revision_id for item in await list_all(trainer, "") if item.revision_id.startswith(beginning)]
+    if len(names) != 1:
+        raise StartupError(
+            f"--revision {beginning}: {len(names)} revisions begin so; 'revisions --json' shows whole ids"
+        )
+    return names[0]
+
+
+async def receive(trainer: trainer_pb2_grpc.TrainerStub, name: str, folder: Path) -> Incoming:
+    """A revision's files, written into `folder` and complete once placed.
+
+    Raises PacelineError or StartupError if a byte differs from what `name` vouches for: the trainer isn't trusted.
+    """
     incoming: Incoming | None = None
-    task = progress.add_task("fetching", total=None)
-    async for response in trainer.FetchRevision(trainer_pb2.FetchRevisionRequest(revision_id=name)):
-        if response.HasField("revision"):
+    with Bar("fetching") as bar:
+        async for response in trainer.FetchRevision(trainer_pb2.FetchRevisionRequest(revision_id=name)):
+            if incoming is not None:
+                await asyncio.to_thread(incoming.write, response.chunk)
+                bar.advance(len(response.chunk))
+                continue
             manifest = response.revision.manifest
+            check_manifest(manifest)
             if revision_id(manifest) != name:
                 raise StartupError(f"the trainer sent another revision than {name}")
-            check_manifest(manifest)
-            progress.update(task, total=sum(file.size for file in manifest.files))
-            incoming = Incoming(manifest, folder)
-        elif incoming is None:
-            raise StartupError("the trainer sent bytes before the revision")
-        else:
-            incoming.write(response.chunk)
-            progress.advance(task, len(response.chunk))
+            bar.total = sum(file.size for file in manifest.files)
+            incoming = Incoming(manifest, folder, file_mode=0o666, folder_mode=0o777)
     if incoming is None:
         raise StartupError("the trainer sent nothing")
-    incoming.check_complete()
-    return incoming.manifest
+    return incoming
+
+
+async def list_all(trainer: trainer_pb2_grpc.TrainerStub, drafter: str) -> list[trainer_pb2.Revision]:
+    """Every revision of a line, or of all, newest first."""
+    found: list[trainer_pb2.Revision] = []
+    token = ""
+    while True:
+        request = trainer_pb2.ListRevisionsRequest(drafter=drafter, page_token=token)
+        response = await trainer.ListRevisions(request, timeout=CALL_TIMEOUT_S)
+        found.extend(response.revisions)
+        token = response.next_page_token
+        if not token:
+            return found
 
 
 def revisions(settings: RevisionsSettings) -> int:
     """Lists revisions."""
-
-    async def call(trainer: trainer_pb2_grpc.TrainerStub) -> list[trainer_pb2.Revision]:
-        found: list[trainer_pb2.Revision] = []
-        token = ""
-        while True:
-            request = trainer_pb2.ListRevisionsRequest(drafter=settings.drafter, page_token=token)
-            response = await trainer.ListRevisions(request)
-            found.extend(response.revisions)
-            token = response.next_page_token
-            if not token:
-                return found
-
-    found = _run(settings, call)
+    found = _run(settings, lambda trainer: list_all(trainer, settings.drafter))
     if settings.json_output:
         for revision in found:
             print(json.dumps(json_format.MessageToDict(revision, preserving_proto_field_name=True)))
         return 0
-    table = Table("revision", "drafter", "model", "format", "files", "MiB", "metrics")
+    Console().print(revisions_table(found))
+    return 0
+
+
+def revisions_table(found: list[trainer_pb2.Revision]) -> Table:
+    """For people: the beginning of each id is enough for `fetch`."""
+    table = Table("revision", "published", "drafter", "model", "format", "files", "MiB", "metrics")
     for revision in found:
         manifest = revision.manifest
-        size = sum(file.size for file in manifest.files) / 2**20
-        metrics = ", ".join(f"{name} {value:.3g}" for name, value in sorted(manifest.metrics.items()))
-        row = (manifest.drafter, manifest.model, manifest.format, str(len(manifest.files)), f"{size:.1f}", metrics)
-        table.add_row(revision.revision_id[:16], *row)
-    Console().print(table)
-    return 0
+        row = (
+            revision.revision_id[:SHOWN_LENGTH],
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(revision.published_unix_s)),
+            manifest.drafter,
+            manifest.model,
+            manifest.format,
+            str(len(manifest.files)),
+            f"{sum(file.size for file in manifest.files) / 2**20:.1f}",
+            ", ".join(f"{name} {value:.3g}" for name, value in sorted(manifest.metrics.items())),
+        )
+        table.add_row(*(Text(cell) for cell in row))  # as text: others' names must not be read as markup
+    return table
 
 
 def _run(settings: RemoteSettings, call: Callable[[trainer_pb2_grpc.TrainerStub], Awaitable[T]]) -> T:
@@ -162,6 +224,8 @@ def _run(settings: RemoteSettings, call: Callable[[trainer_pb2_grpc.TrainerStub]
         raise StartupError(refusal.message if refusal else f"trainer {settings.trainer}: {error.details()}") from error
     except PacelineError as error:
         raise StartupError(error.message) from error
+    except OSError as error:
+        raise StartupError(f"{error.filename or 'disk'}: {error.strerror}") from error
 
 
 def _chunks(folder: Path, manifest: trainer_pb2.RevisionManifest) -> Iterator[bytes]:
@@ -174,14 +238,3 @@ def _chunks(folder: Path, manifest: trainer_pb2.RevisionManifest) -> Iterator[by
 def _sha256(path: Path) -> bytes:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
-
-
-def _progress() -> Progress:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=errors, transient=True, disable=not sys.stderr.isatty())

@@ -1,133 +1,162 @@
-"""The replay buffer: lessons on disk, each once, the oldest leaving first."""
+"""The replay buffer: takes lessons from many callers at once, and puts them on disk with as few syncs as possible.
+
+One task owns the log. While it waits for the disk, what arrives gathers; then all of that shares the next sync.
+"""
 
 from __future__ import annotations
 
-import fcntl
-import os
-import threading
-from collections import Counter
-from collections.abc import Iterator, Sequence
+import asyncio
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from paceline.trainer.segment_log import PRIVATE_FILE, PRIVATE_FOLDER, Segment, SegmentLog
+import structlog
 
-ID_BYTES = 16
-COUNT_BYTES = 4
-SEGMENTS = 16  # the bound is kept by dropping a sixteenth at a time
-MAX_SEGMENT_BYTES = 64 * 1024 * 1024
+from paceline.trainer.durable import storage_error
+from paceline.trainer.segment import Record
+from paceline.trainer.segment_log import Bounds, SegmentLog, View, read_view
+from paceline.wire.errors import PacelineError, Reason
 
+log = structlog.get_logger()
 
-class FolderInUse(Exception):
-    """Another process has the buffer open."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoredLesson:
-    """lesson_id: 16 bytes; num_tokens: for statistics; payload: a serialized `paceline.v1.Lesson`."""
-
-    lesson_id: bytes
-    num_tokens: int
-    payload: bytes
-
-    def to_record(self) -> bytes:
-        return self.lesson_id + self.num_tokens.to_bytes(COUNT_BYTES, "little") + self.payload
-
-    @classmethod
-    def from_record(cls, record: bytes) -> StoredLesson:
-        end = ID_BYTES + COUNT_BYTES
-        return cls(record[:ID_BYTES], int.from_bytes(record[ID_BYTES:end], "little"), record[end:])
+MIB = 1024 * 1024
+MAX_WAITING_BYTES = 64 * MIB
+MAX_SEGMENT_BYTES = 16 * MIB
+MIN_SEGMENT_BYTES = 64 * 1024
+MEAN_RECORD_BYTES = 1024  # real lessons are larger; many that are smaller fill the buffer by their number
+EXPIRE_EVERY_S = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class ReplayStatistics:
-    lessons: int
-    tokens: int
-    num_bytes: int
-    max_bytes: int
-    evicted: int
+def replay_bounds(max_bytes: int, max_age_s: float) -> Bounds:
+    """Bounds of a replay buffer of `max_bytes` on disk."""
+    return Bounds(
+        max_bytes=max_bytes,
+        max_records=max_bytes // MEAN_RECORD_BYTES,
+        segment_bytes=max(MIN_SEGMENT_BYTES, min(MAX_SEGMENT_BYTES, max_bytes // 16)),
+        max_age_s=max_age_s,
+    )
+
+
+@dataclass(slots=True)
+class _Waiting:
+    records: Sequence[Record]
+    stored: asyncio.Future[int]
 
 
 class ReplayBuffer:
-    """Lessons, durable and bounded. Thread-safe; each append is synced before the next one begins.
+    """Use: `await buffer.open()`, `await buffer.add(records)` from any number of tasks, `await buffer.close()`.
 
     Args:
-        folder: of this buffer alone; locked, so that two trainers can't write into each other's files.
-        max_bytes: of all lessons.
-        ttl_s: lessons in segments untouched for longer leave; 0 keeps them.
-
-    Raises:
-        FolderInUse: another process has it open.
+        folder: of this buffer alone.
+        bounds: what it may hold.
+        clock: Unix time in seconds.
     """
 
-    def __init__(self, folder: Path, max_bytes: int, ttl_s: float = 0.0) -> None:
-        folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
-        self._lock_file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, PRIVATE_FILE)
-        try:
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._lock_file)
-            raise FolderInUse(str(folder)) from error
-        self._max_bytes = max_bytes
-        self._ttl_s = ttl_s
-        self._log = SegmentLog(folder, max_bytes, min(MAX_SEGMENT_BYTES, max(1, max_bytes // SEGMENTS)))
-        self._mutex = threading.Lock()
-        self._ids: set[bytes] = set()
-        self._ids_of: dict[int, list[bytes]] = {}
-        self._tokens_of: Counter[int] = Counter()
-        self._evicted = 0
-        for segment in self._log.segments:
-            for record in self._log.records(segment):
-                self._index(segment.number, StoredLesson.from_record(record))
+    def __init__(self, folder: Path, bounds: Bounds, clock: Callable[[], float]) -> None:
+        self.max_bytes = bounds.max_bytes
+        self.num_syncs = 0
+        self._folder = folder
+        self._bounds = bounds
+        self._clock = clock
+        self._waiting: list[_Waiting] = []
+        self._waiting_bytes = 0
+        self._arrived = asyncio.Event()
+        self._closing = False
+        self._task: asyncio.Task[None] | None = None
+        self._view: View | None = None
 
-    def _index(self, segment_number: int, lesson: StoredLesson) -> None:
-        self._ids.add(lesson.lesson_id)
-        self._ids_of.setdefault(segment_number, []).append(lesson.lesson_id)
-        self._tokens_of[segment_number] += lesson.num_tokens
+    async def open(self) -> None:
+        """Reads what is on disk. Raises OSError, or NewerFormat."""
+        segments = await asyncio.to_thread(SegmentLog, self._folder, self._bounds, self._clock())
+        self._view = segments.view()
+        self._task = asyncio.create_task(self._run(segments), name="replay")
 
-    def _forget(self, segment: Segment) -> None:
-        gone = self._ids_of.pop(segment.number, [])
-        self._ids.difference_update(gone)
-        self._tokens_of.pop(segment.number, None)
-        self._evicted += len(gone)
+    @property
+    def view(self) -> View:
+        """What the buffer holds; after `open`."""
+        assert self._view is not None, "open the buffer first"
+        return self._view
 
-    def add(self, lessons: Sequence[StoredLesson], now_s: float) -> int:
-        """Stores those that aren't there yet; they are on disk when this returns. Returns how many were new.
+    async def add(self, records: Sequence[Record]) -> int:
+        """Stores those whose id isn't there yet, and returns how many; they are on disk then.
 
         Raises:
-            OSError: they could not be written; none of them is stored.
+            PacelineError: OVERLOADED if too much waits for the disk, STORAGE_FULL, or DRAINING after `close`.
         """
-        with self._mutex:
-            new = {lesson.lesson_id: lesson for lesson in lessons if lesson.lesson_id not in self._ids}
-            if new:
-                gone = self._log.append([lesson.to_record() for lesson in new.values()], now_s)
-                number = self._log.segments[-1].number
-                for lesson in new.values():
-                    self._index(number, lesson)
-                for segment in gone:
-                    self._forget(segment)
-            self._expire(now_s)
-            return len(new)
-
-    def _expire(self, now_s: float) -> None:
-        while self._ttl_s and len(self._log.segments) > 1 and now_s - self._log.segments[0].written_s > self._ttl_s:
-            self._forget(self._log.drop_oldest())
-
-    def lessons(self) -> Iterator[StoredLesson]:
-        """Every lesson, oldest first. Those added or evicted meanwhile may be missed."""
-        with self._mutex:
-            segments = list(self._log.segments)
-        for segment in segments:
-            if segment.path.exists():
-                yield from map(StoredLesson.from_record, self._log.records(segment))
-
-    def statistics(self) -> ReplayStatistics:
-        with self._mutex:
-            return ReplayStatistics(
-                len(self._ids), self._tokens_of.total(), self._log.num_bytes, self._max_bytes, self._evicted
+        if self._closing:
+            raise PacelineError(
+                Reason.DRAINING, "this trainer is stopping; send the lessons to another, or again later"
             )
+        size = sum(record.frame_bytes for record in records)
+        if self._waiting and self._waiting_bytes + size > MAX_WAITING_BYTES:
+            raise PacelineError(
+                Reason.OVERLOADED,
+                f"{self._waiting_bytes} bytes of lessons wait for the disk; with {size} more it would be above "
+                f"{MAX_WAITING_BYTES}; try again",
+                field="lessons",
+                value=size,
+                limit=MAX_WAITING_BYTES - self._waiting_bytes,
+                retry_after_s=1.0,
+            )
+        waiting = _Waiting(records, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
+        self._waiting_bytes += size
+        self._arrived.set()
+        return await waiting.stored
 
-    def close(self) -> None:
-        with self._mutex:
-            self._log.close()
-            os.close(self._lock_file)
+    def lessons(self, newest_first: bool = False) -> Iterator[Record]:
+        """Every lesson, for training; reads files, so use it in a thread. What leaves meanwhile may be missing."""
+        return read_view(self.view, newest_first)
+
+    async def close(self) -> None:
+        """Stores what waits, and ends."""
+        self._closing = True
+        self._arrived.set()
+        if self._task is not None:
+            await self._task
+            self._task = None
+
+    async def _run(self, segments: SegmentLog) -> None:
+        while self._waiting or not self._closing:
+            if self._waiting:
+                await self._store(segments)
+                continue
+            self._arrived.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(EXPIRE_EVERY_S):
+                    await self._arrived.wait()
+            if not self._waiting:
+                await self._expire(segments)
+        segments.close()
+
+    async def _expire(self, segments: SegmentLog) -> None:
+        try:
+            await asyncio.to_thread(segments.expire, self._clock())
+        except OSError as error:
+            log.error("lessons whose time is up can't be removed", why=error.strerror)
+        self._view = segments.view()
+
+    async def _store(self, segments: SegmentLog) -> None:
+        group, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        records = [record for waiting in group for record in waiting.records]
+        self.num_syncs += 1
+        try:
+            new = iter(await asyncio.to_thread(segments.append, records, self._clock()))
+        except Exception as error:
+            log.exception("lessons can't be stored", lessons=len(records))
+            for waiting in group:
+                _fail(waiting.stored, error)
+        else:
+            for waiting in group:
+                count = sum(itertools.islice(new, len(waiting.records)))
+                if not waiting.stored.done():  # its caller may have left
+                    waiting.stored.set_result(count)
+        finally:
+            self._view = segments.view()
+
+
+def _fail(stored: asyncio.Future[int], error: Exception) -> None:
+    if not stored.done():
+        stored.set_exception(storage_error(error) if isinstance(error, OSError) else RuntimeError(str(error)))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 
 import grpc
 import structlog
 
 from paceline.trainer.convert import lessons_from_proto
+from paceline.trainer.durable import storage_error
+from paceline.trainer.incoming import Incoming
 from paceline.trainer.replay import ReplayBuffer
-from paceline.trainer.revisions import Incoming, RevisionStore, StoredRevision
+from paceline.trainer.revisions import RevisionStore, StoredRevision
 from paceline.trainer.watchers import Watchers
 from paceline.v1 import trainer_pb2, trainer_pb2_grpc
 from paceline.wire.errors import PacelineError, Reason, out_of_range
@@ -20,37 +22,61 @@ log = structlog.get_logger()
 
 DEFAULT_PAGE = 100
 MAX_PAGE = 1000
+MAX_PUBLISHERS = 16
+IDLE_S = 60.0  # a publisher that says nothing for so long gives its place to others
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """What is there once the folder has been read."""
+
+    replay: ReplayBuffer
+    revisions: RevisionStore
 
 
 class TrainerService(trainer_pb2_grpc.TrainerServicer):
-    """See trainer.proto."""
+    """See trainer.proto. `stores` is set once they are open; `clock` tells Unix time in seconds."""
 
-    def __init__(self, replay: ReplayBuffer, revisions: RevisionStore, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, clock: Callable[[], float], idle_s: float = IDLE_S) -> None:
+        self.stores: Stores | None = None
         self.watchers = Watchers()
-        self._replay = replay
-        self._revisions = revisions
         self._clock = clock
+        self._idle_s = idle_s
+        self._num_publishers = 0
+        self._publishing: set[asyncio.Task[StoredRevision]] = set()
+
+    def ready(self) -> Stores:
+        """Raises LOADING until the stores are open, and DRAINING when the trainer ends."""
+        if self.watchers.closed:
+            raise PacelineError(Reason.DRAINING, "this trainer is shutting down; try again later", retry_after_s=1.0)
+        if self.stores is None:
+            raise PacelineError(Reason.LOADING, "the stores are still being read; try again soon", retry_after_s=1.0)
+        return self.stores
+
+    async def close(self) -> None:
+        """Takes nothing more, and waits for what is being put in place."""
+        self.watchers.close()
+        await asyncio.gather(*self._publishing, return_exceptions=True)
 
     async def Submit(
         self, request: trainer_pb2.SubmitRequest, context: grpc.aio.ServicerContext
     ) -> trainer_pb2.SubmitResponse:
-        lessons = lessons_from_proto(request)
-        try:
-            stored = await asyncio.to_thread(self._replay.add, lessons, self._clock())
-        except OSError as error:
-            raise _storage_full(error) from error
-        return trainer_pb2.SubmitResponse(stored=stored, duplicates=len(lessons) - stored)
+        replay = self.ready().replay
+        records = await asyncio.to_thread(lessons_from_proto, request)
+        stored = await replay.add(records)
+        return trainer_pb2.SubmitResponse(stored=stored, duplicates=len(records) - stored)
 
     async def GetReplay(
         self, request: trainer_pb2.GetReplayRequest, context: grpc.aio.ServicerContext
     ) -> trainer_pb2.GetReplayResponse:
-        statistics = await asyncio.to_thread(self._replay.statistics)
+        replay = self.ready().replay
+        view = replay.view
         return trainer_pb2.GetReplayResponse(
-            lessons=statistics.lessons,
-            tokens=statistics.tokens,
-            bytes=statistics.num_bytes,
-            max_bytes=statistics.max_bytes,
-            evicted=statistics.evicted,
+            lessons=view.num_records,
+            tokens=view.num_tokens,
+            bytes=view.num_bytes,
+            max_bytes=replay.max_bytes,
+            evicted=view.num_evicted,
         )
 
     async def PublishRevision(
@@ -58,62 +84,100 @@ class TrainerService(trainer_pb2_grpc.TrainerServicer):
         request_iterator: AsyncIterator[trainer_pb2.PublishRevisionRequest],
         context: grpc.aio.ServicerContext,
     ) -> trainer_pb2.PublishRevisionResponse:
-        incoming: Incoming | None = None
+        revisions = self.ready().revisions
+        if self._num_publishers >= MAX_PUBLISHERS:
+            message = f"{MAX_PUBLISHERS} revisions are being published already; try again soon"
+            raise PacelineError(Reason.OVERLOADED, message, retry_after_s=1.0)
+        self._num_publishers += 1
         try:
-            async for request in request_iterator:
-                if request.WhichOneof("part") == "manifest":
-                    if incoming is not None:
-                        raise PacelineError(Reason.MALFORMED, "a second manifest came on one stream", field="manifest")
-                    incoming = await asyncio.to_thread(self._revisions.receive, request.manifest)
-                elif incoming is None:
-                    raise PacelineError(
-                        Reason.MALFORMED, "the manifest must come before the first chunk", field="manifest"
-                    )
-                else:
-                    await asyncio.to_thread(incoming.write, request.chunk)
-            if incoming is None:
-                raise PacelineError(Reason.MALFORMED, "the stream had no manifest", field="manifest")
-            stored = await asyncio.to_thread(self._revisions.publish, incoming, self._clock())
+            incoming = await _received(request_iterator, revisions, self._idle_s)
+            try:
+                stored = await self._publish(revisions, incoming)
+            finally:
+                await asyncio.shield(asyncio.to_thread(incoming.discard))
         except OSError as error:
-            raise _storage_full(error) from error
+            log.error("a revision can't be stored", why=error.strerror)
+            raise storage_error(error) from error
         finally:
-            if incoming is not None and incoming.folder.exists():
-                await asyncio.to_thread(incoming.discard)
-        log.info("revision published", revision=stored.revision_id, drafter=stored.revision.manifest.drafter)
-        self.watchers.publish(stored)
+            self._num_publishers -= 1
         return trainer_pb2.PublishRevisionResponse(revision=stored.revision)
+
+    async def _publish(self, revisions: RevisionStore, incoming: Incoming) -> StoredRevision:
+        """Goes on when the caller leaves: watchers must hear of everything that readers can see."""
+
+        async def publish() -> StoredRevision:
+            stored, is_new = await asyncio.to_thread(revisions.publish, incoming, self._clock())
+            if is_new:
+                log.info("revision published", revision=stored.revision_id, drafter=stored.drafter)
+                self.watchers.publish(stored)
+            return stored
+
+        task = asyncio.create_task(publish())
+        self._publishing.add(task)
+        task.add_done_callback(self._publishing.discard)
+        return await asyncio.shield(task)
 
     async def ListRevisions(
         self, request: trainer_pb2.ListRevisionsRequest, context: grpc.aio.ServicerContext
     ) -> trainer_pb2.ListRevisionsResponse:
+        revisions = self.ready().revisions
         if request.page_size > MAX_PAGE:
             raise out_of_range("page_size", request.page_size, f"at most {MAX_PAGE}")
-        page, token = self._revisions.page(request.drafter, request.page_size or DEFAULT_PAGE, request.page_token)
+        page, token = revisions.page(request.drafter, request.page_size or DEFAULT_PAGE, request.page_token)
         return trainer_pb2.ListRevisionsResponse(revisions=[item.revision for item in page], next_page_token=token)
 
     async def FetchRevision(
         self, request: trainer_pb2.FetchRevisionRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[trainer_pb2.FetchRevisionResponse]:
-        stored = self._revisions.get(request.revision_id)
+        revisions = self.ready().revisions
+        stored = revisions.get(request.revision_id)
         yield trainer_pb2.FetchRevisionResponse(revision=stored.revision)
-        chunks = self._revisions.read(stored)
+        chunks = revisions.read(stored)
         while chunk := await asyncio.to_thread(next, chunks, b""):
             yield trainer_pb2.FetchRevisionResponse(chunk=chunk)
 
     async def WatchRevisions(
         self, request: trainer_pb2.WatchRevisionsRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[trainer_pb2.WatchRevisionsResponse]:
-        with self.watchers.watch(request.drafter) as later:
-            newest: list[StoredRevision] = self._revisions.newest_first(request.drafter)[:1]
-            for stored in newest:
+        revisions = self.ready().revisions
+        with self.watchers.watch(request.drafter) as slot:
+            for newest in revisions.newest_first(request.drafter)[:1]:
+                slot.put(newest)
+            async for stored in slot:
                 yield trainer_pb2.WatchRevisionsResponse(revision=stored.revision)
-            async for stored in later:
-                yield trainer_pb2.WatchRevisionsResponse(revision=stored.revision)
+        self.ready()  # the watch ended because the trainer does; the watcher is told so
 
 
-def _storage_full(error: OSError) -> PacelineError:
-    return PacelineError(
-        Reason.STORAGE_FULL,
-        f"the trainer can't write to its disk ({error.strerror}); free some space, or lower --replay-max-mib",
-        retry_after_s=10.0,
-    )
+async def _received(
+    requests: AsyncIterator[trainer_pb2.PublishRevisionRequest], revisions: RevisionStore, idle_s: float
+) -> Incoming:
+    """All that a publisher sends, checked, in a temporary folder; nothing stays of what fails."""
+    first = await _next(requests, idle_s)
+    if first is None or first.WhichOneof("part") != "manifest":
+        raise PacelineError(Reason.MALFORMED, "the first message must be the manifest", field="manifest")
+    beginning = asyncio.ensure_future(asyncio.to_thread(revisions.receive, first.manifest))
+    try:
+        incoming = await asyncio.shield(beginning)
+    except asyncio.CancelledError:
+        (await beginning).discard()
+        raise
+    try:
+        while (request := await _next(requests, idle_s)) is not None:
+            if request.WhichOneof("part") != "chunk":
+                raise PacelineError(Reason.MALFORMED, "after the manifest only chunks may come", field="chunk")
+            await asyncio.to_thread(incoming.write, request.chunk)
+    except BaseException:  # cancelled too
+        await asyncio.shield(asyncio.to_thread(incoming.discard))
+        raise
+    return incoming
+
+
+async def _next(
+    requests: AsyncIterator[trainer_pb2.PublishRevisionRequest], idle_s: float
+) -> trainer_pb2.PublishRevisionRequest | None:
+    try:
+        async with asyncio.timeout(idle_s):
+            return await anext(aiter(requests), None)
+    except TimeoutError as error:
+        message = f"nothing came for {idle_s:g} s; publish again without such pauses"
+        raise PacelineError(Reason.MALFORMED, message, field="chunk") from error

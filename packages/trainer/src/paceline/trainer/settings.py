@@ -16,10 +16,10 @@ class TrainerSettings(ServiceSettings):
     """host:port to listen on; port 0 takes a free one."""
     data: Path = Path("~/.local/share/paceline/trainer")
     """Folder for lessons and revisions; one trainer at a time."""
-    replay_max_mib: int = Field(default=1024, ge=1, le=1_048_576)
-    """Most MiB of lessons on disk; the oldest leave first."""
+    replay_max_mib: int = Field(default=1024, ge=8, le=1_048_576)
+    """Most MiB of lessons on disk, and 1024 times as many lessons at most; the oldest leave first."""
     replay_ttl_h: float = Field(default=0.0, ge=0.0, le=87_600.0)
-    """Hours after which lessons leave; 0 keeps them."""
+    """Hours after which a lesson has left; it stays for 15/16 of them at least. 0 keeps lessons."""
     trainer_id: str = Field(default="", max_length=200)
     """Unique id in the deployment; empty makes one."""
 
@@ -44,6 +44,8 @@ class PublishSettings(RemoteSettings):
     """The target's tokenizer."""
     format: str = "safetensors"
     """safetensors or onnx."""
+    metrics: dict[str, float] = Field(default_factory=dict)
+    """What was measured, e.g. --metrics acceptance=0.61; may be repeated."""
     parent: str = ""
     """revision_id that it was made from."""
 
@@ -52,7 +54,7 @@ class FetchSettings(RemoteSettings):
     """Fetches a revision into a folder, checking every byte."""
 
     revision: str
-    """revision_id to fetch."""
+    """revision_id to fetch, or enough of its beginning."""
     out: Path
     """Folder to make; it must not exist."""
 

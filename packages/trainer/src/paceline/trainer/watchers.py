@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
 from paceline.trainer.revisions import StoredRevision
+from paceline.wire.errors import PacelineError, Reason
+
+MAX_WATCHERS = 4096
 
 
 class Watchers:
@@ -14,39 +18,63 @@ class Watchers:
 
     def __init__(self) -> None:
         self._slots: set[_Slot] = set()
+        self.closed = False
 
     def __len__(self) -> int:
         return len(self._slots)
 
     def publish(self, stored: StoredRevision) -> None:
+        """Tells everybody whose line it is."""
         for slot in self._slots:
-            if slot.drafter in ("", stored.revision.manifest.drafter):
-                slot.put(stored)
+            slot.put(stored)
 
     @contextmanager
-    def watch(self, drafter: str) -> Iterator[AsyncIterator[StoredRevision]]:
-        """Revisions of a drafter line ("" for all) published from now on; of each line the latest wins."""
+    def watch(self, drafter: str) -> Iterator[_Slot]:
+        """A slot that revisions of a drafter line ("" for all) fall into; iterate over it. Raises OVERLOADED."""
+        if len(self._slots) >= MAX_WATCHERS:
+            message = f"{MAX_WATCHERS} watchers are here already; try again later"
+            raise PacelineError(Reason.OVERLOADED, message, retry_after_s=10.0)
         slot = _Slot(drafter)
         self._slots.add(slot)
+        if self.closed:
+            slot.close()
         try:
-            yield slot.revisions()
+            yield slot
         finally:
             self._slots.discard(slot)
 
+    def close(self) -> None:
+        """Ends every watcher's iteration, now and later."""
+        self.closed = True
+        for slot in self._slots:
+            slot.close()
+
 
 class _Slot:
+    """The latest revision of each line that its watcher hasn't taken yet."""
+
     def __init__(self, drafter: str) -> None:
-        self.drafter = drafter
+        self._drafter = drafter
         self._latest: dict[str, StoredRevision] = {}
-        self._arrived = asyncio.Event()
+        self._seen_unix_s: dict[str, float] = {}
+        self._changed = asyncio.Event()
+        self._closed = False
 
     def put(self, stored: StoredRevision) -> None:
-        self._latest[stored.revision.manifest.drafter] = stored
-        self._arrived.set()
+        """Nothing goes backwards, and nothing comes twice, in whatever order publishers get here."""
+        line = stored.drafter
+        if self._drafter in ("", line) and stored.published_unix_s > self._seen_unix_s.get(line, -math.inf):
+            self._seen_unix_s[line] = stored.published_unix_s
+            self._latest[line] = stored
+            self._changed.set()
 
-    async def revisions(self) -> AsyncIterator[StoredRevision]:
-        while True:
-            await self._arrived.wait()
-            self._arrived.clear()
+    def close(self) -> None:
+        self._closed = True
+        self._changed.set()
+
+    async def __aiter__(self) -> AsyncIterator[StoredRevision]:
+        while not self._closed:
+            await self._changed.wait()
+            self._changed.clear()
             while self._latest:
                 yield self._latest.pop(next(iter(self._latest)))
