@@ -12,13 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 from tiny_models import VOCAB
 
 from paceline.v1 import drafting_pb2
-from paceline.verifier.hub import (
-    MAX_TREE_DEPTH,
-    MAX_TREE_NODES,
-    DrafterHub,
-    DrafterInfo,
-    DrafterLink,
-)
+from paceline.verifier.hub import DrafterHub
+from paceline.verifier.link import MAX_TREE_DEPTH, MAX_TREE_NODES, DrafterInfo, DrafterLink
 from paceline.verifier.model.batch import SessionResult, TopRows
 from paceline.verifier.quarantine import FIRST_QUARANTINE_S, MAX_REFUSALS, REFUSAL_WINDOW_S, Standing
 from paceline.verifier.request import Request, Speculation

@@ -17,7 +17,8 @@ import structlog
 
 from paceline.verifier.calibration import Calibration
 from paceline.verifier.cost import ForwardCost
-from paceline.verifier.hub import DrafterHub, DrafterLink
+from paceline.verifier.hub import DrafterHub
+from paceline.verifier.link import DrafterLink
 from paceline.verifier.model.attention import MAX_SESSION_ROWS
 from paceline.verifier.model.batch import SessionPlan, SessionResult, StepPlan, StepResult
 from paceline.verifier.model.kv import KVSlot

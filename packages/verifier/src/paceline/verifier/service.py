@@ -17,8 +17,9 @@ import structlog
 from paceline.v1 import drafting_pb2, generation_pb2, types_pb2, verifier_pb2, verifier_pb2_grpc
 from paceline.verifier import convert
 from paceline.verifier.engine import Engine
-from paceline.verifier.hub import MAX_TREE_DEPTH, MAX_TREE_NODES, DrafterHub, DrafterInfo, DrafterLink
+from paceline.verifier.hub import DrafterHub
 from paceline.verifier.lessons import Lessons
+from paceline.verifier.link import MAX_TREE_DEPTH, MAX_TREE_NODES, DrafterInfo, DrafterLink
 from paceline.verifier.model.load import Target
 from paceline.verifier.request import Request
 from paceline.verifier.session import FinishedEvent, Session

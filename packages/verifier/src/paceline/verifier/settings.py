@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from paceline.verifier.hub import MAX_TREE_NODES
+from paceline.verifier.link import MAX_TREE_NODES
 from paceline.verifier.model.attention import MAX_SESSION_ROWS
 from paceline.wire.settings import ServiceSettings
 

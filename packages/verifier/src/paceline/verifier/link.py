@@ -1,0 +1,286 @@
+"""One connected drafter: what it must be told, what it may say. Sans-IO: messages in, messages out.
+
+Outgoing updates are coalesced per session, so a drafter that reads slowly costs at most one pending update per session,
+and gets the latest state when it reads again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import structlog
+
+from paceline.v1 import drafting_pb2
+from paceline.verifier.convert import opened_message, top_k_message
+from paceline.verifier.model.batch import TopRows
+from paceline.verifier.quarantine import Standing
+from paceline.verifier.session import Session
+from paceline.verifier.trie import Source
+from paceline.verifier.waiting import Gain, Latency
+from paceline.wire.errors import PacelineError, Reason
+from paceline.wire.tree import TreeBounds, decode_tree
+
+log = structlog.get_logger()
+
+MAX_TREE_NODES = 256
+MAX_TREE_DEPTH = 64
+REMEMBERED_SENDS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class DrafterInfo:
+    """What a drafter said of itself; checked."""
+
+    drafter_id: str
+    name: str
+    strategies: tuple[str, ...]
+    commit_top_k: int
+
+
+@dataclass(slots=True)
+class _Update:
+    """What a drafter has not been told yet of one session."""
+
+    opened: bool = False
+    tokens: list[int] = field(default_factory=list)
+    top_tokens: list[int] = field(default_factory=list)
+    top_ids: list[list[int]] = field(default_factory=list)
+
+
+class DrafterLink:
+    """One connected drafter.
+
+    Args:
+        info: from its Hello.
+        standing: how it has behaved so far.
+        vocab_size: of the target.
+        max_nodes: candidates of one session in one step.
+        memory_key: of a session, what may be remembered of it under.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        info: DrafterInfo,
+        standing: Standing,
+        vocab_size: int,
+        max_nodes: int,
+        memory_key: Callable[[Session], bytes],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.info = info
+        self.sources = tuple(Source(info.drafter_id, strategy) for strategy in info.strategies)
+        self.latency = Latency()
+        self.gain = Gain()
+        self.closed = False
+        self._standing = standing
+        self._bounds = TreeBounds(MAX_TREE_NODES, MAX_TREE_DEPTH, vocab_size, len(info.strategies))
+        self._max_nodes = max_nodes
+        self._memory_key = memory_key
+        self._clock = clock
+        self._sessions: dict[int, Session] = {}
+        self._updates: OrderedDict[int, _Update] = OrderedDict()
+        self._closings: deque[int] = deque()
+        self._ended: deque[int] = deque(maxlen=256)
+        self._refusals: deque[drafting_pb2.Refusal] = deque(maxlen=64)
+        self._sent: dict[int, OrderedDict[int, float]] = {}
+        self._answered: dict[int, int] = {}
+        self._wake = asyncio.Event()
+
+    # What the engine tells it.
+
+    def open(self, session: Session) -> None:
+        """Announces a session, or announces it again with what was committed since."""
+        self._sessions[session.session_id] = session
+        self._updates[session.session_id] = _Update(opened=True)
+        self._wake.set()
+
+    def commit(self, session: Session, tokens: tuple[int, ...], after: tuple[int, ...], top: TopRows | None) -> None:
+        """Tells what committed. `after` are the tokens that the rows of `top` follow."""
+        if session.session_id not in self._sessions:
+            return
+        update = self._updates.setdefault(session.session_id, _Update())
+        if not update.opened:
+            update.tokens.extend(tokens)
+        if top is not None and self.info.commit_top_k:
+            update.top_tokens.extend(after)
+            update.top_ids.extend(row[: self.info.commit_top_k] for row in top.ids)
+        self._wake.set()
+
+    def close(self, session_id: int) -> None:
+        if self._sessions.pop(session_id, None) is None:
+            return
+        self._ended.append(session_id)
+        self._sent.pop(session_id, None)
+        self._answered.pop(session_id, None)
+        update = self._updates.pop(session_id, None)
+        if update is None or not update.opened:
+            self._closings.append(session_id)
+            self._wake.set()
+
+    def serves(self, session_id: int) -> bool:
+        return session_id in self._sessions
+
+    def shut(self) -> None:
+        """No more messages; the stream ends."""
+        self.closed = True
+        self._wake.set()
+
+    # What it is owed: is an answer to the latest commit under way?
+
+    def due_in_s(self, session: Session) -> float | None:
+        """Seconds until a draft for the session's present state should arrive; None if none is to be expected."""
+        if self.quarantined or self._answered.get(session.session_id) == session.length:
+            return None
+        sent_at = self._sent_at(session.session_id).get(session.length)
+        if sent_at is None:
+            # Not even sent: the stream's writer runs as soon as the loop is free.
+            return self.latency.mean_s if session.session_id in self._sessions else None
+        elapsed = self._clock() - sent_at
+        if elapsed > self.latency.patience_s:
+            return None
+        return max(0.0005, self.latency.patience_s - elapsed)
+
+    def overdue(self, session: Session) -> None:
+        """A step stopped waiting for this drafter: it is slower than was thought."""
+        if session.session_id not in self._sessions:
+            return
+        sent_at = self._sent_at(session.session_id).get(session.length)
+        if sent_at is None or self._answered.get(session.session_id) == session.length:
+            return
+        elapsed_s = self._clock() - sent_at
+        if elapsed_s >= self.latency.mean_s:  # else it was another drafter that was waited for
+            self.latency.observe(2.0 * elapsed_s)
+
+    def _sent_at(self, session_id: int) -> OrderedDict[int, float]:
+        """When each of the latest context lengths was sent."""
+        return self._sent.setdefault(session_id, OrderedDict())
+
+    # What it says.
+
+    @property
+    def quarantined(self) -> bool:
+        return self._standing.quarantined(self._clock())
+
+    def receive(self, message: drafting_pb2.DraftTree) -> Session | None:
+        """Grafts a tree onto its session; returns the session if candidates were added or waiting is now useless.
+
+        A tree that can't be used is counted, answered with a Refusal, and does no other harm.
+        """
+        if self.quarantined:
+            return None
+        try:
+            return self._graft(message)
+        except PacelineError as error:
+            self._refuse(message.anchor.session_id, error)
+            return None
+
+    def _graft(self, message: drafting_pb2.DraftTree) -> Session | None:
+        anchor, tree = decode_tree(message, self._bounds)
+        session = self._sessions.get(anchor.session_id)
+        if session is None:
+            if anchor.session_id in self._ended:
+                return None  # it crossed its SessionClosed on the way, which is nobody's fault
+            raise PacelineError(
+                Reason.UNKNOWN_SESSION,
+                f"anchor.session_id is {anchor.session_id}; no such session was announced to this drafter",
+                field="anchor.session_id",
+                value=anchor.session_id,
+            )
+        known = session.digest_at(anchor.length)
+        if known is None or known != anchor.digest:
+            raise PacelineError(
+                Reason.WRONG_DIGEST,
+                f"anchor.digest is {anchor.digest:016x} at length {anchor.length}; the session has {session.length} "
+                "tokens and another digest there, so the draft continues a context that never was",
+                field="anchor.digest",
+                value=anchor.digest,
+                limit=known,
+            )
+        if not len(tree) and not message.final:
+            return None
+        self._observe_latency(session, anchor.length)
+        committed = session.tokens[anchor.length :]
+        grafted = session.trie.graft(tree, self.sources, committed)
+        if grafted.stale:
+            for strategy in set(tree.strategy):
+                session.total.credit(self.sources[strategy]).stale += 1
+        if anchor.length == session.length:
+            self._answered[session.session_id] = session.length
+        return session
+
+    def _observe_latency(self, session: Session, length: int) -> None:
+        sent_at = self._sent_at(session.session_id).pop(length, None)
+        if sent_at is not None:
+            self.latency.observe(self._clock() - sent_at)
+
+    def _refuse(self, session_id: int, error: PacelineError) -> None:
+        session = self._sessions.get(session_id)
+        if session is not None:
+            for source in self.sources:
+                session.total.credit(source).refused += 1
+        quarantine_s = self._standing.refused(self._clock())
+        refusal = drafting_pb2.Refusal(
+            reason=error.reason.value,
+            detail=error.message[:500],
+            session_id=session_id,
+            quarantined=quarantine_s > 0.0,
+            quarantine_s=quarantine_s,
+        )
+        if quarantine_s:
+            log.warning("drafter quarantined", drafter=self.info.drafter_id, seconds=quarantine_s, reason=error.reason)
+            for known in self._sessions.values():
+                known.trie.forget(self.info.drafter_id)
+        self._refusals.append(refusal)
+        self._wake.set()
+
+    # What goes out.
+
+    async def wait(self) -> None:
+        """Until there is something to send or the link is shut."""
+        await self._wake.wait()
+        self._wake.clear()
+
+    def outgoing(self) -> Iterator[drafting_pb2.VerifierMessage]:
+        """Takes the messages that are due."""
+        while self._refusals:
+            yield drafting_pb2.VerifierMessage(refusal=self._refusals.popleft())
+        while self._closings or self._updates:
+            if self._closings:  # first, since a session can have been opened again after it was closed
+                closed = drafting_pb2.SessionClosed(session_id=self._closings.popleft())
+                yield drafting_pb2.VerifierMessage(closed=closed)
+            else:
+                # A message says what holds when it is made, so all of a session's are made before any is given out.
+                yield from self._update_messages(*self._updates.popitem(last=False))
+
+    def _update_messages(self, session_id: int, update: _Update) -> list[drafting_pb2.VerifierMessage]:
+        session = self._sessions[session_id]
+        messages: list[drafting_pb2.VerifierMessage] = []
+        if update.opened:
+            opened = opened_message(session, self._memory_key(session), self._nodes(session))
+            messages.append(drafting_pb2.VerifierMessage(opened=opened))
+        if update.tokens or update.top_tokens:
+            messages.append(drafting_pb2.VerifierMessage(commit=self._commit_message(session, update)))
+        self._remember_send(session)
+        return messages
+
+    def _nodes(self, session: Session) -> int:
+        return min(self._max_nodes, session.speculation.max_nodes or self._max_nodes)
+
+    def _commit_message(self, session: Session, update: _Update) -> drafting_pb2.Commit:
+        commit = drafting_pb2.Commit(
+            session_id=session.session_id, tokens=update.tokens, length=session.length, digest=session.digest
+        )
+        if update.top_tokens:
+            commit.top_k.CopyFrom(top_k_message(self.info.commit_top_k, update.top_tokens, update.top_ids))
+        return commit
+
+    def _remember_send(self, session: Session) -> None:
+        sent = self._sent_at(session.session_id)
+        sent[session.length] = self._clock()
+        while len(sent) > REMEMBERED_SENDS:
+            sent.popitem(last=False)
