@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,46 @@ async def test_each_kind_of_call_needs_the_token_reflection_too() -> None:
                     assert refusal.reason is Reason.UNAUTHENTICATED
     finally:
         await server.grpc.stop(None)
+
+
+DENYING = textwrap.dedent("""
+    import asyncio
+    from paceline.v1 import verifier_pb2_grpc
+    from paceline.wire.server import Server
+    from paceline.wire.settings import ServiceSettings
+
+    async def serve():
+        server = Server(ServiceSettings(token="right"), [])
+        verifier_pb2_grpc.add_VerifierServicer_to_server(verifier_pb2_grpc.VerifierServicer(), server.grpc)
+        print(await server.bind(), flush=True)
+        await server.grpc.wait_for_termination()
+
+    asyncio.run(serve())
+""")
+
+
+async def test_a_client_that_writes_late_hears_why_it_was_refused(tmp_path: Path) -> None:
+    """In a process of its own the server can refuse while this one's event loop stands still, just before a write."""
+
+    def hello(delay_s: float) -> Iterator[drafting_pb2.DrafterMessage]:
+        time.sleep(delay_s)
+        yield drafting_pb2.DrafterMessage()
+
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", DENYING, env=os.environ, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        address = (await asyncio.wait_for(process.stdout.readline(), TIMEOUT_S)).decode().strip()
+        async with connect(address, ClientSettings(token="wrong")) as channel:
+            stub = verifier_pb2_grpc.VerifierStub(channel)
+            for attempt in range(40):
+                with pytest.raises(grpc.aio.AioRpcError) as refused:
+                    await anext(aiter(stub.Draft(hello(0.002 * (attempt % 6)))))
+                assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    finally:
+        process.kill()
+        await process.wait()
 
 
 class Stranger(grpc.RpcError):

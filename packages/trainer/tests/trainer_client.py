@@ -24,6 +24,7 @@ from paceline.wire.errors import PacelineError
 from paceline.wire.server import Server
 from paceline.wire.settings import ClientSettings, ServiceSettings
 from paceline.wire.status import from_rpc_error
+from paceline.wire.upload import agreed
 
 Files = dict[str, bytes]
 TIMEOUT_S = 30.0
@@ -57,10 +58,13 @@ async def publish(
 ) -> trainer_pb2.Revision:
     async def parts() -> AsyncIterator[trainer_pb2.PublishRevisionRequest]:
         yield trainer_pb2.PublishRevisionRequest(manifest=manifest)
+        if not await agreed(call):
+            return
         for start in range(0, len(content), chunk):
             yield trainer_pb2.PublishRevisionRequest(chunk=content[start : start + chunk])
 
-    return (await stub.PublishRevision(parts(), timeout=TIMEOUT_S)).revision
+    call = stub.PublishRevision(parts(), timeout=TIMEOUT_S)
+    return (await call).revision
 
 
 async def publish_files(stub: trainer_pb2_grpc.TrainerStub, files: Files, **fields: object) -> trainer_pb2.Revision:

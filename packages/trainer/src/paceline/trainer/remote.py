@@ -29,6 +29,7 @@ from paceline.wire.errors import PacelineError
 from paceline.wire.revision import revision_id
 from paceline.wire.settings import StartupError
 from paceline.wire.status import from_rpc_error
+from paceline.wire.upload import agreed
 
 T = TypeVar("T")
 
@@ -78,12 +79,15 @@ def publish(settings: PublishSettings) -> int:
 
             async def parts() -> AsyncIterator[trainer_pb2.PublishRevisionRequest]:
                 yield trainer_pb2.PublishRevisionRequest(manifest=manifest)
+                if not await agreed(call):
+                    return
                 chunks = _chunks(settings.folder, manifest)
                 while chunk := await asyncio.to_thread(next, chunks, b""):
                     yield trainer_pb2.PublishRevisionRequest(chunk=chunk)
                     bar.advance(len(chunk))
 
-            return await trainer.PublishRevision(parts())
+            call = trainer.PublishRevision(parts())
+            return await call
 
     response = _run(settings, call)
     print(response.revision.revision_id)

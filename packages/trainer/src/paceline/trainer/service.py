@@ -17,6 +17,7 @@ from paceline.trainer.revisions import RevisionStore, StoredRevision
 from paceline.trainer.watchers import Watchers
 from paceline.v1 import trainer_pb2, trainer_pb2_grpc
 from paceline.wire.errors import PacelineError, Reason, out_of_range
+from paceline.wire.upload import go_on
 
 log = structlog.get_logger()
 
@@ -84,14 +85,18 @@ class TrainerService(trainer_pb2_grpc.TrainerServicer):
         request_iterator: AsyncIterator[trainer_pb2.PublishRevisionRequest],
         context: grpc.aio.ServicerContext,
     ) -> trainer_pb2.PublishRevisionResponse:
+        # Read before anything is refused: a client that is still writing would not see why (wire/upload.py).
+        first = await _next(request_iterator, self._idle_s)
         revisions = self.ready().revisions
         if self._num_publishers >= MAX_PUBLISHERS:
             message = f"{MAX_PUBLISHERS} revisions are being published already; try again soon"
             raise PacelineError(Reason.OVERLOADED, message, retry_after_s=1.0)
         self._num_publishers += 1
         try:
-            incoming = await _received(request_iterator, revisions, self._idle_s)
+            incoming = await _begun(first, revisions)
             try:
+                await go_on(context)
+                await _received(request_iterator, incoming, self._idle_s)
                 stored = await self._publish(revisions, incoming)
             finally:
                 await asyncio.shield(asyncio.to_thread(incoming.discard))
@@ -148,28 +153,26 @@ class TrainerService(trainer_pb2_grpc.TrainerServicer):
         self.ready()  # the watch ended because the trainer does; the watcher is told so
 
 
-async def _received(
-    requests: AsyncIterator[trainer_pb2.PublishRevisionRequest], revisions: RevisionStore, idle_s: float
-) -> Incoming:
-    """All that a publisher sends, checked, in a temporary folder; nothing stays of what fails."""
-    first = await _next(requests, idle_s)
+async def _begun(first: trainer_pb2.PublishRevisionRequest | None, revisions: RevisionStore) -> Incoming:
+    """A temporary folder for what a publisher's manifest announces; none stays of a manifest that is refused."""
     if first is None or first.WhichOneof("part") != "manifest":
         raise PacelineError(Reason.MALFORMED, "the first message must be the manifest", field="manifest")
     beginning = asyncio.ensure_future(asyncio.to_thread(revisions.receive, first.manifest))
     try:
-        incoming = await asyncio.shield(beginning)
+        return await asyncio.shield(beginning)
     except asyncio.CancelledError:
         (await beginning).discard()
         raise
-    try:
-        while (request := await _next(requests, idle_s)) is not None:
-            if request.WhichOneof("part") != "chunk":
-                raise PacelineError(Reason.MALFORMED, "after the manifest only chunks may come", field="chunk")
-            await asyncio.to_thread(incoming.write, request.chunk)
-    except BaseException:  # cancelled too
-        await asyncio.shield(asyncio.to_thread(incoming.discard))
-        raise
-    return incoming
+
+
+async def _received(
+    requests: AsyncIterator[trainer_pb2.PublishRevisionRequest], incoming: Incoming, idle_s: float
+) -> None:
+    """Writes all that a publisher sends."""
+    while (request := await _next(requests, idle_s)) is not None:
+        if request.WhichOneof("part") != "chunk":
+            raise PacelineError(Reason.MALFORMED, "after the manifest only chunks may come", field="chunk")
+        await asyncio.to_thread(incoming.write, request.chunk)
 
 
 async def _next(

@@ -165,8 +165,9 @@ class VerifierService(verifier_pb2_grpc.VerifierServicer):
     async def Draft(
         self, request_iterator: AsyncIterator[drafting_pb2.DrafterMessage], context: grpc.aio.ServicerContext
     ) -> AsyncIterator[drafting_pb2.VerifierMessage]:
-        loaded = self._state.ready()
+        # Read before anything is refused: a client that is still writing would not see why (wire/server.py).
         hello = await anext(aiter(request_iterator), None)
+        loaded = self._state.ready()
         info = _checked_hello(hello)
         standing = self._state.hub.standings.of(info.drafter_id)
         limits = loaded.limits
