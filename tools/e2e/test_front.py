@@ -43,7 +43,6 @@ def test_the_demo_compares_and_writes_its_figures(model: Path, tmp_path: Path) -
     assert report["tokens_per_step"] >= 1.0
     assert report["speedup"] > 0.0
     assert set(report["drafters"]) == {"suffix", "recycling"}
-    assert sum(credit["proposed"] for credit in report["drafters"].values()) > 0
     assert len(report["prompts"]) == 2
 
 
