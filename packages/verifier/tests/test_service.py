@@ -31,7 +31,7 @@ from paceline.v1 import (
 )
 from paceline.verifier.__main__ import Verifier
 from paceline.verifier.cost import ForwardCost
-from paceline.verifier.engine import Engine
+from paceline.verifier.engine import PREFILL_ROWS, Engine
 from paceline.verifier.model.batch import StepPlan, StepResult
 from paceline.verifier.settings import VerifierSettings
 from paceline.wire.channel import connect
@@ -314,6 +314,13 @@ async def test_text_messages_and_token_ids_are_ways_to_say_the_same(start):
     core = [tokenizer.convert_tokens_to_ids("<|user|>"), *tokenizer("to be")["input_ids"]]
     core.append(tokenizer.convert_tokens_to_ids("<|assistant|>"))
     assert (await client.generate(token_ids=types_pb2.TokenIds(ids=core))).ids == by_chat.ids
+
+
+async def test_a_prompts_last_stretch_is_no_step_even_if_it_is_one_token(start):
+    client = await start()
+    answer = await client.generate(token_ids=types_pb2.TokenIds(ids=(PROMPT * 129)[: PREFILL_ROWS + 1]), max_tokens=5)
+    assert answer.finished.total.steps == 4
+    assert answer.finished.total.prefill_s > 0.0
 
 
 async def test_a_seed_that_was_drawn_here_is_reported_and_repeats_the_text(start):

@@ -299,7 +299,8 @@ class Engine:
             if session.cancelled:
                 continue
             share_s = result.seconds * rows.num_rows / plan.num_rows
-            if part.num_chain > 1 or not outcome.tokens:
+            reading = session.total.tokens == 0  # however few of the prompt's tokens were left for this step
+            if reading:
                 session.total.prefill_s += share_s
             else:
                 session.total.verify_s += share_s
@@ -308,7 +309,7 @@ class Engine:
                 continue
             self._learn(part, outcome)
             session.total.elapsed_s = time.monotonic() - session.admitted_s
-            taken = session.commit(outcome, part.candidates, plain_s if part.num_chain == 1 else 0.0)
+            taken = session.commit(outcome, part.candidates, 0.0 if reading else plain_s)
             after = (rows.chain[-1], *rows.tree_tokens)
             for link in self._hub.serving(session):
                 link.commit(session, taken, after, outcome.top)
