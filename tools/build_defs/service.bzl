@@ -20,7 +20,7 @@ def service(name, large = []):
     ]
     py_library(
         name = name,
-        srcs = native.glob(["src/**/*.py", "src/**/py.typed"]),
+        srcs = native.glob(["src/**/*.py", "src/**/py.typed", "src/**/*.cpp", "src/**/*.h"], allow_empty = True),
         import_root = "src",
         visibility = visibility,
         deps = ["//protos"],

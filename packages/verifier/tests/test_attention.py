@@ -8,11 +8,13 @@ import pytest
 import torch
 from tiny_models import GREEDY, random_tree
 
-from paceline.verifier.model.attention import BLOCK, MAX_SESSION_ROWS, attend, make_layout
+from paceline.verifier.model.attention import BLOCK, attend, make_layout
 from paceline.verifier.model.batch import SessionPlan
-from paceline.verifier.model.kv import ONES, KVSlot
+from paceline.verifier.model.blocks import BLOCK_TOKENS, KVSlot
+from paceline.verifier.model.kv import ONES, KVStore, slot_of
 
 CPU = torch.device("cpu")
+NUM_BLOCKS = 8
 
 
 class Case:
@@ -25,10 +27,13 @@ class Case:
         self.k, self.junk_k = (torch.randn(kv_heads, length, dim, generator=generator) * 2 for _ in range(2))
         self.v, self.junk_v = (torch.randn(kv_heads, length, dim, generator=generator) for _ in range(2))
 
+        self.store = KVStore(NUM_BLOCKS, torch.float32)
+
     def slot(self, length: int) -> KVSlot:
-        slot = KVSlot(self.length + MAX_SESSION_ROWS, torch.float32)
-        slot.write(0, self.k[:, :length], self.v[:, :length])
-        slot.commit(length, ())
+        """A cache whose blocks lie in any order, with the first `length` tokens in it."""
+        slot = KVSlot(blocks=random.Random(length).sample(range(NUM_BLOCKS), NUM_BLOCKS), length=length)
+        slots = torch.tensor([slot_of(slot.blocks, position) for position in range(length)], dtype=torch.int64)
+        self.store.write(0, slots, self.k[:, :length], self.v[:, :length])
         return slot
 
     def attend(self, slot: KVSlot, num_chain: int, tree: tuple[list[int], list[int], list[int]], **kind):
@@ -43,7 +48,7 @@ class Case:
             for offset, node in enumerate(on_path):
                 mixed[:, num_chain + node] = stored[:, start + num_chain + offset]
             rows.append(mixed)
-        output = attend(layout, 0, *rows, scaling=self.dim**-0.5, **kind)
+        output = attend(self.store, layout, 0, *rows, scaling=self.dim**-0.5, **kind)
         return output[[*range(num_chain), *(num_chain + node for node in on_path)]]
 
     def dense(self, sliding_window: int | None = None, softcap: float | None = None) -> torch.Tensor:
@@ -86,7 +91,7 @@ def test_a_row_has_the_same_bits_alone_and_in_any_tree(heads, kv_heads, dim, kin
     for position in range(case.length):
         alone.append(case.attend(slot, 1, NO_TREE, **kind)[0])
         assert slot.length == position
-        slot.commit(1, ())
+        slot.length += 1
     for start in starts:
         for chain, path, junk in ((1, 0, 0), (1, 12, 0), (1, 8, 20), (5, 7, 30), (28, 0, 0)):
             tree = random_tree([0] * path, junk, rng)
@@ -95,23 +100,24 @@ def test_a_row_has_the_same_bits_alone_and_in_any_tree(heads, kv_heads, dim, kin
 
 
 def test_layout_gives_each_node_the_position_after_its_parent_and_sight_of_its_ancestors_only():
-    slot = KVSlot(300)
-    slot.length = 10
+    slot = KVSlot(blocks=[3], length=10)
     layout = make_layout(SessionPlan(slot, (7, 8), True, (1, 2, 3, 4), (-1, 0, -1, 1), GREEDY), 5, CPU)
     assert (layout.start, layout.end) == (5, 11)
+    assert layout.slots.tolist() == [3 * BLOCK_TOKENS + offset for offset in range(10, 16)]
     assert layout.positions.tolist() == [10, 11, 12, 13, 12, 14]
     seen = [[column for column in range(6) if layout.blocked[row, column] == 0.0] for row in range(6)]
     assert seen == [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 4], [0, 1, 2, 3, 5]]
 
 
-def test_compaction_moves_the_accepted_path_behind_the_committed_tokens():
-    slot = KVSlot(40)
+def test_rows_are_written_where_they_belong_and_move_with_their_ones():
+    store = KVStore(3, torch.float32)
     rows = torch.arange(12.0)[None, :, None].expand(2, 12, 3)
-    slot.write(0, rows, rows)
-    slot.commit(2, (1, 4, 9))  # chain 0, 1; tree rows 2 … 11
-    assert slot.length == 5
-    keys, values = slot.write(0, rows[:, :1] + 100, rows[:, :1] + 100)
-    expected = [0.0, 1.0, 3.0, 6.0, 11.0, 100.0]
-    assert keys[1, :6, 2].tolist() == expected
-    assert values[0, :6, 0].tolist() == expected
-    assert torch.equal(values[..., -ONES:], torch.ones(2, 40, ONES))
+    slots = torch.tensor([slot_of([2, 0], position) for position in range(60, 72)])
+    keys, values = store.write(0, slots, rows, rows)
+    assert keys[1, 2, 60:, 2].tolist() == [0.0, 1.0, 2.0, 3.0]
+    assert values[0, 0, :8, 1].tolist() == [4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0]
+    store.move([slot_of([2, 0], 65), slot_of([2, 0], 71)], [slot_of([2, 0], 61), slot_of([2, 0], 64)])
+    assert keys[1, 2, 61, 0] == values[0, 2, 61, 0] == 5.0
+    assert keys[1, 0, 0, 0] == values[0, 0, 0, 0] == 11.0
+    assert torch.equal(values[:, 2, 61, -ONES:], torch.ones(2, ONES))
+    assert store.block_bytes == 2 * BLOCK_TOKENS * (3 + 3 + ONES) * 4

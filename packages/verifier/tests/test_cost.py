@@ -30,8 +30,8 @@ def test_between_measurements_the_estimate_is_linear(seconds):
     for rows, took in zip(ROW_COUNTS, sorted(seconds), strict=True):
         assert cost.seconds(rows) == pytest.approx(took)
     assert cost.seconds(24) == pytest.approx((cost.seconds(16) + cost.seconds(32)) / 2)
-    slope = cost.seconds(64) - cost.seconds(63)
-    assert cost.seconds(74) - cost.seconds(64) == pytest.approx(10 * slope, abs=1e-9)
+    slope = cost.seconds(128) - cost.seconds(127)
+    assert cost.seconds(138) - cost.seconds(128) == pytest.approx(10 * slope, abs=1e-9)
 
 
 def test_follows_a_machine_that_became_slower_and_one_outlier_moves_it_little():

@@ -31,8 +31,9 @@ from paceline.v1 import (
 )
 from paceline.verifier.__main__ import Verifier
 from paceline.verifier.cost import ForwardCost
-from paceline.verifier.engine import PREFILL_ROWS, Engine
+from paceline.verifier.engine import Engine
 from paceline.verifier.model.batch import StepPlan, StepResult
+from paceline.verifier.planning import MAX_PREFILL_ROWS
 from paceline.verifier.settings import VerifierSettings
 from paceline.wire.channel import connect
 from paceline.wire.digest import digest_of
@@ -75,7 +76,9 @@ class GatedModel:
 
     def __init__(self, engine: Engine) -> None:
         self._model = engine._model
-        self.new_slot = self._model.new_slot
+        self.pool = self._model.pool
+        self.max_session_rows = self._model.max_session_rows
+        self.trim = self._model.trim
         self.gate = threading.Event()
         self.waiting = threading.Event()
         self.fails = False
@@ -318,7 +321,9 @@ async def test_text_messages_and_token_ids_are_ways_to_say_the_same(start):
 
 async def test_a_prompts_last_stretch_is_no_step_even_if_it_is_one_token(start):
     client = await start()
-    answer = await client.generate(token_ids=types_pb2.TokenIds(ids=(PROMPT * 129)[: PREFILL_ROWS + 1]), max_tokens=5)
+    answer = await client.generate(
+        token_ids=types_pb2.TokenIds(ids=(PROMPT * 129)[: MAX_PREFILL_ROWS + 1]), max_tokens=5
+    )
     assert answer.finished.total.steps == 4
     assert answer.finished.total.prefill_s > 0.0
 
@@ -652,7 +657,7 @@ async def test_get_tokenizer_hands_out_files_that_make_the_same_tokenizer(start,
 async def test_get_model_describes_the_target_and_refuses_another_protocol(start):
     client = await start(max_sessions=3, context_length=100)
     told = await client.stub.GetModel(verifier_pb2.GetModelRequest(peer=make_peer("test", "0")))
-    assert (told.model, told.architecture, told.dtype, told.device) == ("tiny", "LlamaForCausalLM", "float32", "cpu")
+    assert (told.model, told.architecture, told.dtype, told.device) == ("tiny", "LlamaForCausalLM", "bfloat16", "cpu")
     assert (told.vocab_size, told.context_length, told.max_sessions) == (VOCAB, 100, 3)
     assert list(told.eos_token_ids) == [EOS]
     assert told.num_parameters > 0

@@ -19,8 +19,8 @@ from transformers import (
 )
 
 from paceline.verifier.model.batch import SessionPlan
-from paceline.verifier.model.kv import KVSlot
-from paceline.verifier.model.linear import pack_linears
+from paceline.verifier.model.blocks import KVSlot
+from paceline.verifier.model.engines import ENGINES
 from paceline.verifier.model.runner import Runner
 from paceline.verifier.sampling import Sampler, Sampling
 
@@ -87,20 +87,20 @@ def make_tokenizer(chat_template: str | None = _TEMPLATE) -> PreTrainedTokenizer
     return tokenizer
 
 
-def make_model(family: str, seed: int = 0) -> PreTrainedModel:
+def make_model(family: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     config_class, changes = FAMILIES[family]
     torch.manual_seed(seed)
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(
-        config_class(**{**_SHAPE, **changes}), dtype=torch.float32
-    )
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config_class(**{**_SHAPE, **changes}), dtype=dtype)
     return model.eval().requires_grad_(False)
 
 
-def make_runner(family: str, seed: int = 0) -> Runner:
-    """As `load_target` would make it for the CPU."""
-    model = make_model(family, seed)
-    pack_linears(model)
-    return Runner(model)
+def make_runner(
+    family: str, engine: str = "transformers", dtype: torch.dtype = torch.float32, num_blocks: int = 4000
+) -> Runner:
+    """As the verifier would make it for the CPU."""
+    runner = ENGINES[engine](make_model(family, dtype=dtype))
+    runner.allocate(num_blocks)
+    return runner
 
 
 def save_target(folder: Path, family: str = "llama", seed: int = 0) -> Path:
@@ -121,7 +121,7 @@ def plain_logits(runner: Runner, tokens: list[int]) -> torch.Tensor:
     rows: list[torch.Tensor] = []
     for token in tokens:
         rows.append(runner.forward((SessionPlan(slot, (token,), True, (), (), GREEDY),))[0].clone())
-        slot.commit(1, ())
+        runner.commit(slot, 1, ())
     return torch.stack(rows)
 
 
@@ -131,7 +131,7 @@ def fill(runner: Runner, tokens: list[int]) -> KVSlot:
     for start in range(0, len(tokens), 100):
         part = tuple(tokens[start : start + 100])
         runner.forward((SessionPlan(slot, part, False, (), (), GREEDY),))
-        slot.commit(len(part), ())
+        runner.commit(slot, len(part), ())
     return slot
 
 

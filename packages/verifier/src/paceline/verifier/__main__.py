@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import sys
 import time
+from pathlib import Path
 
 import structlog
 import torch
@@ -17,7 +19,9 @@ from paceline.verifier.cost import ForwardCost
 from paceline.verifier.engine import Engine, EngineLimits
 from paceline.verifier.lessons import Lessons
 from paceline.verifier.model.batch import SessionPlan, StepPlan
-from paceline.verifier.model.exactness import disagreement, probe
+from paceline.verifier.model.blocks import BLOCK_TOKENS
+from paceline.verifier.model.engines import open_runner
+from paceline.verifier.model.exactness import disagreement, probe, reference_logits
 from paceline.verifier.model.load import Target, load_target
 from paceline.verifier.model.runner import Runner
 from paceline.verifier.sampling import Sampler, Sampling
@@ -34,6 +38,7 @@ log = structlog.get_logger()
 
 SERVICE = "paceline.v1.Verifier"
 LESSON_TOP_K = 8
+MAX_TREE_ROWS = 64
 NO_TRAINER = "none"
 MAX_DISAGREEMENT = 0.25  # of the logits' spread, between our attention and transformers' own
 
@@ -61,7 +66,7 @@ class Verifier:
         engine = Engine(runner, forward_cost, state.hub, engine_limits, lessons)
         limits = Limits(
             vocab_size=runner.vocab_size,
-            context_length=target.context_length,
+            context_length=min(target.context_length, runner.pool.num_blocks * BLOCK_TOKENS - runner.max_session_rows),
             max_tokens=settings.max_tokens,
             default_max_tokens=settings.default_max_tokens,
             max_nodes=settings.max_nodes,
@@ -131,12 +136,15 @@ def prepare(settings: VerifierSettings) -> tuple[Target, Runner, ForwardCost]:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     started = time.perf_counter()
-    target = load_target(settings.model, settings.device, settings.dtype, settings.context_length)
+    target, model = load_target(settings.model, settings.device, settings.dtype, settings.context_length)
     _ = target.tokenizer.content_hash  # computed now, so that no request waits for it
-    runner = Runner(target.model)
+    reference = reference_logits(model)
+    runner = open_runner(model, settings.engine)
+    del model
     log.info("model loaded", model=settings.model, seconds=round(time.perf_counter() - started, 1), dtype=target.dtype)
     started = time.perf_counter()
-    apart = disagreement(runner)
+    allocate_cache(runner, target, settings)
+    apart = disagreement(runner, reference)
     if not apart <= MAX_DISAGREEMENT:
         raise StartupError(
             f"--model {settings.model}: {target.architecture} attends in a way that verifying trees does not reproduce "
@@ -159,6 +167,34 @@ def prepare(settings: VerifierSettings) -> tuple[Target, Runner, ForwardCost]:
     return target, runner, forward_cost
 
 
+def allocate_cache(runner: Runner, target: Target, settings: VerifierSettings) -> None:
+    """Makes the cache as large as --kv-memory-mb says. Raises StartupError if not even one request would fit."""
+    useful = settings.max_sessions * (target.context_length + runner.max_session_rows) * runner.block_bytes
+    if settings.kv_memory_mb:
+        limit = settings.kv_memory_mb << 20
+    else:
+        limit = min(free_memory(target.device) // 4, useful // BLOCK_TOKENS + runner.block_bytes)
+    num_blocks = limit // runner.block_bytes
+    least = (2 * runner.max_session_rows) // BLOCK_TOKENS + 1
+    if num_blocks < least:
+        raise StartupError(
+            f"--kv-memory-mb: {limit >> 20} MiB hold {num_blocks * BLOCK_TOKENS} tokens of this model; it takes "
+            f"{least * runner.block_bytes >> 20} MiB or more"
+        )
+    runner.allocate(num_blocks)
+    log.info("key-value cache", tokens=num_blocks * BLOCK_TOKENS, mib=num_blocks * runner.block_bytes >> 20)
+
+
+def free_memory(device: str) -> int:
+    """Bytes that could be taken now."""
+    if device.startswith("cuda"):
+        return int(torch.cuda.mem_get_info(device)[0])
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):  # what the page cache would give up counts as free
+            return int(line.split()[1]) << 10
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGESIZE")
+
+
 def measure_runner(runner: Runner) -> ForwardCost:
     """Times steps of one session with a short context, by their number of rows."""
     sampler = Sampler(Sampling())
@@ -167,14 +203,20 @@ def measure_runner(runner: Runner) -> ForwardCost:
     context = slot.length
 
     def timed(rows: int) -> float:
-        tree = tuple(range(rows - 1))
-        plan = SessionPlan(slot, (0,), True, tree, tuple(index - 1 for index in tree), sampler)
+        """Up to MAX_TREE_ROWS a tree, whose every row has logits; above it a prompt."""
+        if rows <= MAX_TREE_ROWS:
+            tree = tuple(range(rows - 1))
+            plan = SessionPlan(slot, (0,), True, tree, tuple(index - 1 for index in tree), sampler)
+        else:
+            plan = SessionPlan(slot, tuple(range(rows)), True, (), (), sampler)
         seconds = runner.step(StepPlan((plan,))).seconds
         slot.length = context
         return seconds
 
     timed(cost.ROW_COUNTS[-1])  # the first of a kind is slower
-    return cost.measure(timed)
+    forward_cost = cost.measure(timed)
+    runner.pool.close(slot)
+    return forward_cost
 
 
 def serve(settings: VerifierSettings) -> int:

@@ -19,10 +19,9 @@ from paceline.verifier.calibration import Calibration
 from paceline.verifier.cost import ForwardCost
 from paceline.verifier.hub import DrafterHub
 from paceline.verifier.link import DrafterLink
-from paceline.verifier.model.attention import MAX_SESSION_ROWS
 from paceline.verifier.model.batch import SessionPlan, SessionResult, StepPlan, StepResult
-from paceline.verifier.model.kv import KVSlot
-from paceline.verifier.planning import grant
+from paceline.verifier.model.blocks import BLOCK_TOKENS, BlockPool
+from paceline.verifier.planning import grant, prefill_rows
 from paceline.verifier.session import Session
 from paceline.verifier.trie import Candidate
 from paceline.verifier.waiting import MAX_WAIT_S, Pending, worthwhile_wait
@@ -31,15 +30,16 @@ from paceline.wire.tree import ROOT
 
 log = structlog.get_logger()
 
-PREFILL_ROWS = 128  # prompt tokens in one step, over all sessions
-
 
 class Model(Protocol):
     """What the engine needs of a `paceline.verifier.model.runner.Runner`."""
 
-    def new_slot(self, num_tokens: int) -> KVSlot: ...
+    pool: BlockPool
+    max_session_rows: int
 
     def step(self, plan: StepPlan) -> StepResult: ...
+
+    def trim(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class Engine:
         self._hub = hub
         self._limits = limits
         self._lessons = lessons
-        self._running: dict[int, Session] = {}
+        self._running: dict[int, Session] = {}  # in the order of their admission
         self._queue: deque[Session] = deque()
         self._work = asyncio.Event()
         self._arrived = asyncio.Event()
@@ -153,8 +153,7 @@ class Engine:
         session.cancelled = True
         if session in self._queue:
             self._queue.remove(session)
-        if self._running.pop(session.session_id, None) is not None:
-            self._hub.close(session)
+        self._leave(session)
         self._work.set()
         self._arrived.set()
 
@@ -172,6 +171,7 @@ class Engine:
         while True:
             self._admit()
             if not self._running:
+                self._model.trim()
                 self._work.clear()
                 await self._work.wait()
                 continue
@@ -193,14 +193,37 @@ class Engine:
 
     def _admit(self) -> None:
         while self._can_admit():
-            session = self._queue.popleft()
-            if session.cancelled:
-                continue
-            # The slot is what takes memory; it is only reserved here and filled as tokens come.
-            session.slot = self._model.new_slot(len(session.request.prompt) + session.request.max_tokens)
-            session.admitted_s = time.monotonic()
+            session = self._queue[0]
+            pool = self._model.pool
+            session.slot = pool.open(session.request.tenant, session.tokens)
+            # Its own tokens, and a block for each session to grow into: else somebody would soon have to give way.
+            spare = len(self._running) * BLOCK_TOKENS
+            enough = pool.num_available * BLOCK_TOKENS >= session.length + 1 - session.slot.capacity + spare
+            if not (enough and pool.reserve(session.slot, session.length + 1)):
+                self._give_up_slot(session)
+                return
+            self._queue.popleft()
+            session.admitted_s = session.admitted_s or time.monotonic()
+            session.reading = True
             self._running[session.session_id] = session
             self._hub.engage(session)
+
+    def _give_up_slot(self, session: Session) -> None:
+        if session.slot is not None:
+            self._model.pool.close(session.slot)
+            session.slot = None
+
+    def _leave(self, session: Session) -> None:
+        """Ends the session's part in steps; one that is in flight finishes without it."""
+        if self._running.pop(session.session_id, None) is not None:
+            self._hub.close(session)
+        self._give_up_slot(session)
+
+    def _preempt(self, session: Session) -> None:
+        """Sends the session back to the head of the queue; most of what it had in the cache will still be there."""
+        log.info("preempted for want of cache", session=session.session_id, tokens=session.length)
+        self._leave(session)
+        self._queue.appendleft(session)
 
     # Waiting
 
@@ -258,27 +281,57 @@ class Engine:
         return session.trie.plan(self.calibration.probability, limit, max_depth=room)
 
     def _plan(self) -> list[_Planned]:
-        prefill_left = PREFILL_ROWS
-        chains: dict[int, int] = {}
-        for session in self._running.values():
-            assert session.slot is not None
-            missing = session.length - session.slot.length
-            chain = 1 if missing == 1 else min(missing, prefill_left)
-            prefill_left -= chain if missing > 1 else 0
-            if chain > 0:
-                chains[session.session_id] = chain
+        chains = self._chains()
         offered: dict[int, list[Candidate]] = {}
         for session_id, chain in chains.items():
             session = self._running[session_id]
-            completes = session.slot is not None and session.slot.length + chain == session.length
-            room = min(self._limits.max_nodes, MAX_SESSION_ROWS - chain)
-            if completes:
+            if session.slot is not None and session.slot.length + chain == session.length:
+                room = self._room(session, chain)
                 offered[session_id] = self._candidates(session, room)
         granted = grant(offered, sum(chains.values()), self.cost.seconds, self._limits.max_step_nodes)
         return [
             _Planned(self._running[session_id], chain, offered.get(session_id, [])[: granted.get(session_id, 0)])
             for session_id, chain in chains.items()
         ]
+
+    def _chains(self) -> dict[int, int]:
+        """How many committed tokens each session's rows begin with; sessions that get none this time are left out.
+
+        Those that decode go first; prompts share what is left, in the order of admission. A session that finds no room
+        in the cache displaces the youngest.
+        """
+        decoding = sum(1 for session in self._running.values() if self._decoding(session))
+        prefill_left = prefill_rows(decoding, self.cost.seconds)
+        chains: dict[int, int] = {}
+        for session_id, session in list(self._running.items()):
+            if session.slot is None:  # preempted a moment ago
+                continue
+            missing = session.length - session.slot.length
+            chain = 1 if missing == 1 else min(missing, prefill_left, self._model.max_session_rows)
+            if chain == 0 or not self._make_room(session, session.slot.length + chain):
+                continue
+            prefill_left -= chain if missing > 1 else 0
+            chains[session_id] = chain
+        return {session_id: chain for session_id, chain in chains.items() if session_id in self._running}
+
+    def _make_room(self, session: Session, num_tokens: int) -> bool:
+        """Room in the cache for so many of the session's tokens; False if that cost it its own place."""
+        assert session.slot is not None
+        while not self._model.pool.reserve(session.slot, num_tokens):
+            youngest = next(reversed(self._running.values()))
+            self._preempt(youngest)
+            if youngest is session:
+                return False
+        return True
+
+    def _room(self, session: Session, chain: int) -> int:
+        """Most candidates that the session's rows and its place in the cache have room for."""
+        slot = session.slot
+        assert slot is not None
+        wanted = min(self._limits.max_nodes, self._model.max_session_rows - chain)
+        if not self._model.pool.reserve(slot, slot.length + chain + wanted):
+            wanted = min(wanted, slot.capacity - slot.length - chain)
+        return wanted
 
     def _session_plan(self, part: _Planned) -> SessionPlan:
         wanted = [link.info.commit_top_k for link in self._hub.serving(part.session)]
@@ -296,28 +349,35 @@ class Engine:
         self.cost.observe(plan.num_rows, result.seconds)
         for part, rows, outcome in zip(planned, plan.sessions, result.sessions, strict=True):
             session = part.session
-            if session.cancelled:
+            if session.cancelled or session.slot is None:
                 continue
+            session.slot.length = rows.slot.length
             share_s = result.seconds * rows.num_rows / plan.num_rows
-            reading = session.total.tokens == 0  # however few of the prompt's tokens were left for this step
+            reading = session.reading  # however few of the prompt's tokens were left for this step
+            session.reading = reading and not outcome.tokens
             if reading:
                 session.total.prefill_s += share_s
             else:
                 session.total.verify_s += share_s
                 session.total.steps += 1
             if not outcome.tokens:
+                self._remember(session)
                 continue
             self._learn(part, outcome)
             session.total.elapsed_s = time.monotonic() - session.admitted_s
             taken = session.commit(outcome, part.candidates, 0.0 if reading else plain_s)
             after = (rows.chain[-1], *rows.tree_tokens)
+            self._remember(session)
             for link in self._hub.serving(session):
                 link.commit(session, taken, after, outcome.top)
             if self._lessons is not None and rows.want_log_probs:
                 self._lessons.observe(session, outcome, taken, part.candidates)
             if session.finish is not None:
-                self._hub.close(session)
-                del self._running[session.session_id]
+                self._leave(session)
+
+    def _remember(self, session: Session) -> None:
+        if session.slot is not None and not session.request.no_store:
+            self._model.pool.remember(session.slot, session.tokens)
 
     def _learn(self, part: _Planned, outcome: SessionResult) -> None:
         """What the step says about its candidates: those whose parent was picked were right or wrong."""
@@ -341,5 +401,4 @@ class Engine:
         for part in planned:
             if not part.session.cancelled:
                 part.session.fail(error)
-                self._hub.close(part.session)
-                self._running.pop(part.session.session_id, None)
+                self._leave(part.session)

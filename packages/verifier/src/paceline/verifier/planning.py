@@ -1,4 +1,4 @@
-"""How many candidates a step verifies.
+"""How many candidates a step verifies, and how much of a prompt it reads.
 
 A step of n candidates over S sessions commits about S + Σ values tokens and takes T(S + n) seconds. Granting the n most
 valuable candidates of the whole batch that make tokens per second greatest shrinks the trees by itself as the batch
@@ -10,6 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from paceline.verifier.trie import Candidate
+
+MAX_PREFILL_ROWS = 256  # more are hardly cheaper each, and keep newcomers waiting
+MIN_PREFILL_ROWS = 16
+MAX_STRETCH = 3.0  # a step that reads a prompt takes at most this much longer for those who are decoding
 
 
 def grant(
@@ -43,3 +47,22 @@ def grant(
     for _value, session_id in ranked[:best_count]:
         granted[session_id] += 1
     return granted
+
+
+def prefill_rows(decoding_rows: int, seconds: Callable[[int], float]) -> int:
+    """Prompt tokens to read in a step beside `decoding_rows` rows of sessions that are decoding.
+
+    As many as their users can bear: the gap between two of their tokens grows by MAX_STRETCH at most, but a prompt is
+    always read at MIN_PREFILL_ROWS a step.
+    """
+    if decoding_rows == 0:
+        return MAX_PREFILL_ROWS
+    limit_s = MAX_STRETCH * seconds(decoding_rows)
+    low, high = MIN_PREFILL_ROWS, MAX_PREFILL_ROWS
+    while low < high:
+        middle = (low + high + 1) // 2
+        if seconds(decoding_rows + middle) <= limit_s:
+            low = middle
+        else:
+            high = middle - 1
+    return low

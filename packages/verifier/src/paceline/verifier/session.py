@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from paceline.verifier.model.batch import SessionPlan, SessionResult
-from paceline.verifier.model.kv import KVSlot
+from paceline.verifier.model.blocks import KVSlot
 from paceline.verifier.request import Request, Speculation
 from paceline.verifier.sampling import Sampler
 from paceline.verifier.text import TextStream
@@ -132,6 +132,7 @@ class Session:
         self.slot: KVSlot | None = None
         self.finish: Finish | None = None
         self.cancelled = False
+        self.reading = True  # the prompt, or after a preemption all there is so far
         self.events: asyncio.Queue[Event] = asyncio.Queue()
         self.total = Outcome()
         self.admitted_s = 0.0
@@ -169,7 +170,7 @@ class Session:
         completes = self.slot.length + len(chain) == len(self.tokens)
         kept = candidates if completes else ()
         return SessionPlan(
-            slot=self.slot,
+            slot=self.slot.snapshot(),
             chain=chain,
             completes=completes,
             tree_tokens=tuple(candidate.node.token for candidate in kept),

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from paceline.verifier.link import MAX_TREE_NODES
 from paceline.verifier.model.attention import MAX_SESSION_ROWS
+from paceline.verifier.model.engines import AUTO, ENGINES
 from paceline.wire.settings import ServiceSettings
 
 
@@ -21,11 +22,17 @@ class VerifierSettings(ServiceSettings):
     device: str = "auto"
     """auto (CUDA if there is one), cpu, cuda or cuda:N."""
     dtype: str = Field(default="auto", pattern="^(auto|float32|bfloat16|float16)$")
-    """auto (float32 on the CPU, bfloat16 on CUDA), float32, bfloat16 or float16."""
+    """auto (bfloat16), float32, bfloat16 or float16."""
+    engine: str = Field(default=AUTO, pattern=f"^({'|'.join((AUTO, *ENGINES))})$")
+    """What runs the model: native (Llama-like decoders on the CPU, needs a C++ compiler), transformers (everything), or
+    auto: the first of these that suits."""
+    kv_memory_mb: int = Field(default=0, ge=0, le=16_777_216)
+    """Most memory of the key-value cache, in MiB; 0 takes a quarter of what is free, or less if all sessions together
+    can't fill it."""
     context_length: int = Field(default=0, ge=0, le=1_048_576)
     """Most tokens of prompt and answer together; 0 takes the model's own limit."""
     max_sessions: int = Field(default=8, ge=1, le=256)
-    """Sessions that run at once; each holds a key-value cache for its prompt and max_tokens."""
+    """Sessions that run at once, as far as the key-value cache has room for them."""
     max_queue: int = Field(default=64, ge=0, le=65_536)
     """Requests that wait for a session; more are refused."""
     max_tokens: int = Field(default=4096, ge=1, le=1_048_576)

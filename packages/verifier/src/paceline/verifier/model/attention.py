@@ -21,7 +21,8 @@ import numpy as np
 import torch
 
 from paceline.verifier.model.batch import ROOT, SessionPlan
-from paceline.verifier.model.kv import ONES, KVSlot
+from paceline.verifier.model.blocks import BLOCK_TOKENS
+from paceline.verifier.model.kv import ONES, KVStore, slot_of
 
 BLOCK = 256
 MAX_INNER = 384
@@ -36,13 +37,17 @@ class Layout:
     """Where one session's rows are in the step's [1, rows, hidden] batch, and whom each row may look at.
 
     Attributes:
-        slot: the session's keys and values.
+        length: committed tokens of the session.
+        blocks: its blocks, as far as the step's rows reach.
+        slots: [n] where each row's keys and values go in the store.
         start, end: its rows in the batch.
         positions: absolute position of each row.
         blocked: [n, n] float, -inf where row i may not look at row j, else 0.
     """
 
-    slot: KVSlot
+    length: int
+    blocks: torch.Tensor
+    slots: torch.Tensor
     start: int
     end: int
     positions: torch.Tensor
@@ -61,11 +66,20 @@ def make_layout(plan: SessionPlan, start: int, device: torch.device) -> Layout:
             depth[row] = depth[parent] + 1
             visible[row] |= visible[parent]
     blocked = torch.from_numpy(np.where(visible, np.float32(0.0), np.float32(-np.inf)))
-    positions = torch.from_numpy(depth + plan.slot.length)
-    return Layout(plan.slot, start, start + len(parents), positions.to(device), blocked.to(device))
+    slot, count = plan.slot, len(parents)
+    return Layout(
+        length=slot.length,
+        blocks=torch.tensor(slot.blocks[: (slot.length + count - 1) // BLOCK_TOKENS + 1], device=device),
+        slots=torch.tensor([slot_of(slot.blocks, slot.length + row) for row in range(count)], device=device),
+        start=start,
+        end=start + count,
+        positions=torch.from_numpy(depth + slot.length).to(device),
+        blocked=blocked.to(device),
+    )
 
 
 def attend(
+    store: KVStore,
     layout: Layout,
     layer: int,
     query: torch.Tensor,
@@ -81,8 +95,11 @@ def attend(
     """
     heads, num_rows, _ = query.shape
     kv_heads = key.shape[0]
-    keys, values = layout.slot.write(layer, key, value)
-    length = layout.slot.length
+    stored_keys, stored_values = store.write(layer, layout.slots, key, value)
+    keys, values = (
+        torch.index_select(stored, 1, layout.blocks).flatten(1, 2) for stored in (stored_keys, stored_values)
+    )
+    length = layout.length
     total = length + num_rows
     # Query heads that share a key head become rows of one product.
     grouped = (query * scaling).to(keys.dtype).reshape(kv_heads, -1, query.shape[-1])
@@ -119,7 +136,7 @@ def _min_rows(key_dim: int, value_width: int) -> int:
 
 def _weighted_sum(weights: torch.Tensor, values: torch.Tensor, layout: Layout) -> torch.Tensor:
     """Σ weight x value in block order. weights: [kv_heads, m, total], values: [kv_heads, total, dim]."""
-    length = layout.slot.length
+    length = layout.length
     num_full = length // BLOCK
     summed: torch.Tensor | None = None
     for block in range(num_full):
@@ -145,7 +162,7 @@ def _weighted_sum(weights: torch.Tensor, values: torch.Tensor, layout: Layout) -
 
 def _outside_window(layout: Layout, window: int) -> torch.Tensor:
     """[n, total] float: -inf for keys `window` or more positions back."""
-    length = layout.slot.length
+    length = layout.length
     positions = torch.cat([torch.arange(length, device=layout.positions.device), layout.positions])
     too_far = layout.positions[:, None] - positions[None, :] >= window
     return torch.zeros(too_far.shape, device=too_far.device).masked_fill_(too_far, float("-inf"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from paceline.verifier.model.kv import KVSlot
+from paceline.verifier.model.blocks import KVSlot
 from paceline.verifier.sampling import Sampler
 
 ROOT = -1
@@ -18,7 +18,7 @@ class SessionPlan:
     the last step ended with) and below it a tree of candidates.
 
     Attributes:
-        slot: the session's place in the KV cache.
+        slot: the session's place in the KV cache, with room for the step's rows.
         chain: committed tokens at positions slot.length, slot.length + 1, …; at least one.
         completes: the chain ends with the last committed token, so the step yields new tokens. If not, it only
             fills the cache, and there is no tree.

@@ -7,6 +7,7 @@ properties of matrix kernels that their makers don't promise, so they are measur
 from __future__ import annotations
 
 import torch
+from transformers import PreTrainedModel
 
 from paceline.verifier.model.batch import SessionPlan
 from paceline.verifier.model.runner import Runner
@@ -35,17 +36,34 @@ def probe(runner: Runner, num_tokens: int = NUM_TOKENS) -> float:
     return worst
 
 
-def disagreement(runner: Runner, num_tokens: int = NUM_TOKENS) -> float:
-    """How far the runner's logits are from transformers' own, relative to their spread: some 0.03 in bfloat16.
+def disagreement(runner: Runner, reference: torch.Tensor) -> float:
+    """How far the runner's logits are from `reference_logits`, relative to their spread: some 0.03 in bfloat16.
 
-    A greater one means that the model does something that tree attention knows nothing of (attention sinks, a state
-    beside the keys and values), so its text would be wrong.
+    A greater one means that the model does something that the runner knows nothing of (attention sinks, a state beside
+    the keys and values), so its text would be wrong.
     """
-    generator = torch.Generator().manual_seed(PROBE_SEED)
-    tokens = torch.randint(runner.vocab_size, (num_tokens,), generator=generator).tolist()
-    single = torch.stack(list(_one_by_one(runner, tokens).values())).float()
-    reference = runner.reference(tokens).float()
+    single = torch.stack(list(_one_by_one(runner, _probe_tokens(runner.vocab_size)).values())).float()
     return float((single - reference).square().mean().sqrt() / reference.std())
+
+
+@torch.inference_mode()
+def reference_logits(model: PreTrainedModel) -> torch.Tensor:
+    """Logits [NUM_TOKENS, vocab], float32, by transformers' own code. Before a runner takes the model over."""
+    vocab_size = int(model.get_input_embeddings().weight.shape[0])
+    chosen = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        ids = torch.tensor([_probe_tokens(vocab_size)], device=model.device)
+        logits: torch.Tensor = model(ids, use_cache=False).logits[0].float()
+    finally:
+        model.set_attn_implementation(chosen)
+    return logits
+
+
+def _probe_tokens(vocab_size: int) -> list[int]:
+    generator = torch.Generator().manual_seed(PROBE_SEED)
+    tokens: list[int] = torch.randint(vocab_size, (NUM_TOKENS,), generator=generator).tolist()
+    return tokens
 
 
 def _difference(some: dict[int, torch.Tensor], reference: dict[int, torch.Tensor]) -> float:
@@ -67,7 +85,8 @@ def _one_by_one(runner: Runner, tokens: list[int]) -> dict[int, torch.Tensor]:
     for position, token in enumerate(tokens):
         plan = SessionPlan(slot, (token,), True, (), (), _sampler())
         logits[position] = runner.forward((plan,))[0]
-        slot.commit(1, ())
+        runner.commit(slot, 1, ())
+    runner.pool.close(slot)
     return logits
 
 
@@ -79,7 +98,8 @@ def _in_chunks(runner: Runner, tokens: list[int], chunk: int) -> dict[int, torch
         part = tuple(tokens[start : start + chunk])
         plan = SessionPlan(slot, part, True, (), (), _sampler())
         logits[start + len(part) - 1] = runner.forward((plan,))[0]
-        slot.commit(len(part), ())
+        runner.commit(slot, len(part), ())
+    runner.pool.close(slot)
     return logits
 
 
@@ -103,5 +123,6 @@ def _in_trees(runner: Runner, tokens: list[int], junk: list[int], depth: int) ->
         logits[start] = rows[0]
         for offset, node in enumerate(accepted):
             logits[start + 1 + offset] = rows[node + 1]
-        slot.commit(1, tuple(accepted))
+        runner.commit(slot, 1, tuple(accepted))
+    runner.pool.close(slot)
     return logits

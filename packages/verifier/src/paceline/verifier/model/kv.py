@@ -1,59 +1,69 @@
-"""Keys and values of one session.
+"""Keys and values of all sessions as torch tensors, in blocks.
 
-A slot holds, for each layer, the keys and values of the tokens the model has seen, contiguous from position 0, and
-behind them room for one step's rows. After a step the rows of the accepted path move up behind the committed ones.
-Storage is float32 on the CPU whatever the weights are: attention sums in float32 in a written-down order there.
+After a step the rows of the accepted path move up behind the committed ones. Storage is float32 on the CPU whatever the
+weights are: attention sums in float32 in a written-down order there.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+
+from paceline.verifier.model.blocks import BLOCK_TOKENS
 
 ONES = 16  # columns of ones behind each value row: the same product that weighs the values sums the weights
 
 
-class KVSlot:
-    """Room for `capacity` tokens; `length` of them are committed. Only the model's thread touches it.
+class KVStore:
+    """Room for `num_blocks` blocks in every layer. Only the model's thread touches it.
 
-    Layers are allocated when they first see a row, since only the model knows their shapes.
+    Layers are allocated when they first see a row, since only the model knows their shapes; the system gives memory
+    when a block is first written.
     """
 
-    def __init__(self, capacity: int, dtype: torch.dtype | None = None) -> None:
-        self.capacity = capacity
-        self.length = 0
+    def __init__(self, num_blocks: int, dtype: torch.dtype | None = None) -> None:
+        self.num_blocks = num_blocks
         self._dtype = dtype
         self._keys: dict[int, torch.Tensor] = {}
         self._values: dict[int, torch.Tensor] = {}
 
-    def write(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Puts a step's rows behind the committed ones.
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of one block over the layers that have seen a row."""
+        stored = (*self._keys.values(), *self._values.values())
+        return sum(tensor.nbytes for tensor in stored) // self.num_blocks
+
+    def write(
+        self, layer: int, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Puts a step's rows where `slots` [n] says (block x BLOCK_TOKENS + offset).
 
         keys: [heads, n, key_dim], values: [heads, n, value_dim]. Returns the layer's whole storage: keys
-        [heads, capacity, key_dim] and values [heads, capacity, value_dim + ONES].
+        [heads, blocks, BLOCK_TOKENS, key_dim] and values [heads, blocks, BLOCK_TOKENS, value_dim + ONES].
         """
         if layer not in self._keys:
             self._allocate(layer, keys, values)
         stored_keys, stored_values = self._keys[layer], self._values[layer]
-        end = self.length + keys.shape[1]
-        stored_keys[:, self.length : end] = keys
-        stored_values[:, self.length : end, : values.shape[-1]] = values
+        ones = torch.ones(*values.shape[:2], ONES, dtype=stored_values.dtype, device=values.device)
+        stored_keys.flatten(1, 2).index_copy_(1, slots, keys.to(stored_keys.dtype))
+        stored_values.flatten(1, 2).index_copy_(1, slots, torch.cat([values.to(stored_values.dtype), ones], dim=-1))
         return stored_keys, stored_values
 
     def _allocate(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
         heads, _, key_dim = keys.shape
         dtype = self._dtype or keys.dtype
-        self._keys[layer] = torch.empty(heads, self.capacity, key_dim, dtype=dtype, device=keys.device)
-        width = values.shape[-1] + ONES
-        stored = torch.empty(heads, self.capacity, width, dtype=dtype, device=values.device)
-        stored[..., values.shape[-1] :] = 1.0
-        self._values[layer] = stored
+        room = (heads, self.num_blocks, BLOCK_TOKENS)
+        self._keys[layer] = torch.empty(*room, key_dim, dtype=dtype, device=keys.device)
+        self._values[layer] = torch.empty(*room, values.shape[-1] + ONES, dtype=dtype, device=values.device)
 
-    def commit(self, num_chain: int, accepted: tuple[int, ...]) -> None:
-        """Keeps the chain's rows and those of the accepted tree nodes, in path order; forgets the rest."""
-        start = self.length + num_chain
-        self.length = start + len(accepted)
-        if accepted == tuple(range(len(accepted))):
-            return  # the path was drafted first and lies in place
+    def move(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Copies rows; both are slots."""
         for stored in (*self._keys.values(), *self._values.values()):
-            index = torch.tensor(accepted, device=stored.device) + start
-            stored[:, start : self.length] = stored[:, index]
+            rows = stored.flatten(1, 2)
+            rows[:, torch.tensor(targets, device=rows.device)] = rows[:, torch.tensor(sources, device=rows.device)]
+
+
+def slot_of(blocks: Sequence[int], position: int) -> int:
+    """Where a session's token at `position` is in the store."""
+    return blocks[position // BLOCK_TOKENS] * BLOCK_TOKENS + position % BLOCK_TOKENS

@@ -7,15 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import structlog
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from paceline.verifier.model.linear import pack_linears
 from paceline.verifier.model.tokenizer import TargetTokenizer
 from paceline.wire.settings import StartupError
-
-log = structlog.get_logger()
 
 PACKAGE_PREFIX = "package:"
 LAYER_TYPES = {"full_attention", "sliding_attention"}
@@ -23,39 +19,32 @@ LAYER_TYPES = {"full_attention", "sliding_attention"}
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The target model as loaded."""
+    """What is to know of the target model."""
 
     name: str
-    model: PreTrainedModel
     tokenizer: TargetTokenizer
     context_length: int
     eos_token_ids: frozenset[int]
     num_parameters: int
     architecture: str
-
-    @property
-    def dtype(self) -> str:
-        return str(self.model.dtype).removeprefix("torch.")
-
-    @property
-    def device(self) -> str:
-        return str(self.model.device)
+    dtype: str
+    device: str
 
 
-def load_target(name: str, device: str, dtype: str, context_length: int) -> Target:
-    """Loads model and tokenizer for inference.
+def load_target(name: str, device: str, dtype: str, context_length: int) -> tuple[Target, PreTrainedModel]:
+    """Loads model and tokenizer for inference; the model is for an engine (`open_runner`) to take over.
 
     Args:
         name: hub name, folder, or `package:NAME`.
         device: "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:N".
-        dtype: "auto" (float32 on the CPU, bfloat16 on CUDA), "float32", "bfloat16" or "float16".
+        dtype: "auto" (bfloat16), "float32", "bfloat16" or "float16".
         context_length: most tokens of prompt and answer; 0 takes the model's own.
 
     Raises:
         StartupError: says in one line why not, and what to do.
     """
     place = resolve_device(device)
-    kind = resolve_dtype(dtype, place)
+    kind = resolve_dtype(dtype)
     where, extra = _locate(name)
     try:
         config = AutoConfig.from_pretrained(where, trust_remote_code=False, **extra)
@@ -79,20 +68,20 @@ def load_target(name: str, device: str, dtype: str, context_length: int) -> Targ
         model = model.eval().requires_grad_(False).to(place)
     except RuntimeError as error:  # also torch.OutOfMemoryError
         raise StartupError(_why(name, error)) from error
-    if place.type == "cpu":
-        log.info("packed linear layers", layers=pack_linears(model))
     own_context = int(getattr(config.get_text_config(), "max_position_embeddings", 0) or 0)
     if context_length and own_context and context_length > own_context:
         raise StartupError(f"--context-length is {context_length}; {name} was made for at most {own_context} tokens")
-    return Target(
+    target = Target(
         name=name,
-        model=model,
         tokenizer=TargetTokenizer(tokenizer),
         context_length=context_length or own_context or 2048,
         eos_token_ids=_eos_token_ids(model, tokenizer),
         num_parameters=num_parameters,
         architecture=type(model).__name__,
+        dtype=str(model.dtype).removeprefix("torch."),
+        device=str(model.device),
     )
+    return target, model
 
 
 def resolve_device(device: str) -> torch.device:
@@ -114,10 +103,8 @@ def resolve_device(device: str) -> torch.device:
     return place
 
 
-def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    if dtype == "auto":
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
-    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+def resolve_dtype(dtype: str) -> torch.dtype:
+    kinds = {"auto": torch.bfloat16, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     return kinds[dtype]
 
 

@@ -1,59 +1,63 @@
-"""Runs steps of any transformers causal LM whose attention can be replaced.
-
-All sessions' rows go through the model as one sequence [1, rows], so linear layers see one batch; attention takes it
-apart again. The KV cache is ours: transformers is called without one.
-"""
+"""What runs steps: a forward pass over all rows, the walk down each tree, compaction of the cache."""
 
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from transformers import AttentionInterface, PreTrainedModel
 
 from paceline.verifier.acceptance import RULES
-from paceline.verifier.model import attention
 from paceline.verifier.model.batch import ROOT, SessionPlan, SessionResult, StepPlan, StepResult, TopRows
-from paceline.verifier.model.kv import KVSlot
-from paceline.verifier.model.linear import MIN_ROWS
-
-PAD_TOKEN = 0
+from paceline.verifier.model.blocks import BlockPool, KVSlot
 
 
-class Runner:
-    """The target model, ready to run steps. Not thread-safe: one thread calls `step` at a time.
+class Runner(ABC):
+    """The target model with its key-value cache, ready to run steps. One thread calls it at a time.
 
     Args:
-        model: loaded for inference, on its device.
+        vocab_size: length of a row of logits.
         rule: name of the acceptance rule.
+
+    Attributes:
+        pool: who holds which block of the cache; there after `allocate`.
+        max_session_rows: most rows of one session in one step.
     """
 
-    def __init__(self, model: PreTrainedModel, rule: str = "coupled") -> None:
-        self.model = model
-        self.device = next(model.parameters()).device
-        self.vocab_size = int(model.get_input_embeddings().weight.shape[0])
+    max_session_rows: int
+
+    def __init__(self, vocab_size: int, rule: str = "coupled") -> None:
+        self.vocab_size = vocab_size
+        self.pool = BlockPool(0)
         self._accept = RULES[rule]
-        self._layouts: tuple[attention.Layout, ...] = ()
-        self._attention_name = f"paceline_{id(self):x}"
-        AttentionInterface.register(self._attention_name, self._attention)
-        model.set_attn_implementation(self._attention_name)
+
+    @property
+    @abstractmethod
+    def block_bytes(self) -> int:
+        """Memory of one block of the cache."""
+
+    @abstractmethod
+    def allocate(self, num_blocks: int) -> None:
+        """Makes the cache, empty. Memory is taken as blocks are first written. Raises MemoryError."""
+
+    @abstractmethod
+    def forward(self, sessions: Sequence[SessionPlan]) -> torch.Tensor:
+        """Logits [wanted, vocab] at the end of each complete chain and at each tree node, in order."""
+
+    @abstractmethod
+    def _move(self, slot: KVSlot, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Copies cache rows of a session from positions to earlier ones, in order."""
+
+    def trim(self) -> None:  # noqa: B027 - not every cache can
+        """Gives memory of the cache that nobody uses back to the system."""
 
     def new_slot(self, num_tokens: int) -> KVSlot:
-        """A place in the KV cache for a session of at most `num_tokens`, with room for one step's rows."""
-        on_cpu = self.device.type == "cpu"
-        return KVSlot(num_tokens + attention.MAX_SESSION_ROWS, torch.float32 if on_cpu else None)
-
-    @torch.inference_mode()
-    def reference(self, tokens: Sequence[int]) -> torch.Tensor:
-        """Logits [tokens, vocab] by transformers' own attention, to compare with. Not to the bit those of `forward`."""
-        self.model.set_attn_implementation("eager")
-        try:
-            logits: torch.Tensor = self.model(torch.tensor([tokens], device=self.device), use_cache=False).logits[0]
-        finally:
-            self.model.set_attn_implementation(self._attention_name)
-        return logits
+        """A slot with room for `num_tokens` and one step's rows; for probes and tests. The pool takes it back."""
+        slot = self.pool.open("", ())
+        if not self.pool.reserve(slot, num_tokens + self.max_session_rows):
+            raise MemoryError(f"the cache has no {num_tokens} tokens left")
+        return slot
 
     @torch.inference_mode()
     def step(self, plan: StepPlan) -> StepResult:
@@ -64,73 +68,23 @@ class Runner:
         first = 0
         for session in plan.sessions:
             if not session.completes:
-                session.slot.commit(len(session.chain), ())
+                self.commit(session.slot, len(session.chain), ())
                 results.append(SessionResult((), ()))
                 continue
             count = 1 + len(session.tree_tokens)
             result = self._walk(session, logits[first : first + count])
             first += count
-            session.slot.commit(len(session.chain), result.accepted)
+            self.commit(session.slot, len(session.chain), result.accepted)
             results.append(result)
         return StepResult(tuple(results), time.perf_counter() - started)
 
-    def forward(self, sessions: Sequence[SessionPlan]) -> torch.Tensor:
-        """Logits [wanted, vocab] at the end of each complete chain and at each tree node, in order."""
-        ids: list[int] = []
-        wanted: list[int] = []
-        layouts: list[attention.Layout] = []
-        for session in sessions:
-            layouts.append(attention.make_layout(session, len(ids), self.device))
-            if session.completes:
-                wanted.extend(range(len(ids) + len(session.chain) - 1, len(ids) + session.num_rows))
-            ids.extend((*session.chain, *session.tree_tokens))
-        positions = torch.cat([layout.positions for layout in layouts])
-        padding = max(0, MIN_ROWS - len(ids))
-        ids.extend([PAD_TOKEN] * padding)
-        # The head, too, must see two rows: a lone wanted row is asked for twice.
-        kept = wanted if len(wanted) != 1 else wanted * 2
-        self._layouts = tuple(layouts)
-        output = self.model(
-            input_ids=torch.tensor([ids], device=self.device),
-            position_ids=torch.nn.functional.pad(positions, (0, padding))[None],
-            use_cache=False,
-            logits_to_keep=torch.tensor(kept or [0, 0], device=self.device),
-        )
-        logits: torch.Tensor = output.logits[0, : len(wanted)]
-        return logits
-
-    def _attention(
-        self,
-        module: torch.nn.Module,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        scaling: float | None = None,
-        sliding_window: int | None = None,
-        softcap: float | None = None,
-        **_ignored: Any,
-    ) -> tuple[torch.Tensor, None]:
-        """What transformers calls in each layer. query: [1, heads, rows, dim]; returns [1, rows, heads, dim]."""
-        layer = int(module.layer_idx)  # type: ignore[arg-type]
-        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        outputs = [
-            attention.attend(
-                layout,
-                layer,
-                query[0, :, layout.start : layout.end],
-                key[0, :, layout.start : layout.end],
-                value[0, :, layout.start : layout.end],
-                scale,
-                sliding_window,
-                softcap,
-            )
-            for layout in self._layouts
-        ]
-        padding = query.shape[2] - self._layouts[-1].end
-        if padding:
-            outputs.append(torch.zeros_like(outputs[0][:1]).expand(padding, -1, -1))
-        return torch.cat(outputs)[None], None
+    def commit(self, slot: KVSlot, num_chain: int, accepted: tuple[int, ...]) -> None:
+        """Keeps the chain's rows and those of the accepted tree nodes, in path order; forgets the rest."""
+        start = slot.length + num_chain
+        slot.length = start + len(accepted)
+        moved = [(start + node, start + index) for index, node in enumerate(accepted) if node != index]
+        if moved:
+            self._move(slot, [source for source, _ in moved], [target for _, target in moved])
 
     def _walk(self, session: SessionPlan, logits: torch.Tensor) -> SessionResult:
         """Acceptance. logits: [1 + n, vocab], the end of the chain first."""

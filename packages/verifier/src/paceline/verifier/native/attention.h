@@ -1,0 +1,130 @@
+// Attention of a few rows of one session and the query heads that share one key head.
+//
+// A row sees the committed tokens and its ancestors among the step's rows. Scores of ancestors are moved to where they
+// would be if the ancestors were committed; from then on nothing knows of the tree: maximum, exponentials, their sum
+// and the weighted values run over positions 0, 1, 2, … as they would for the same row decoded alone.
+#pragma once
+
+#include "decoder.h"
+
+namespace paceline {
+
+// A layer's cache for one key head: where blocks begin.
+template <typename Weight>
+struct Pages {
+    Weight* first;          // key page of block 0
+    int64_t block_stride;   // items between a block and the next
+    int64_t head_size, padded_size;
+
+    // [HALVES][head_size][PANEL]
+    Weight* keys(int32_t block) const { return first + block * block_stride; }
+    // [padded_size / PANEL][BLOCK_TOKENS][PANEL]
+    Weight* values(int32_t block) const { return keys(block) + head_size * BLOCK_TOKENS; }
+
+    Weight* key_column(int32_t block, int64_t offset) const {
+        return keys(block) + offset / PANEL * head_size * PANEL + place<Weight>(int(offset % PANEL));
+    }
+    Weight* value_row(int32_t block, int64_t offset, int64_t panel) const {
+        return values(block) + (panel * BLOCK_TOKENS + offset) * PANEL;
+    }
+};
+
+// One session's part of a step.
+struct SessionRows {
+    int64_t first, count, length;  // its first row in the step, how many, committed tokens
+    const int32_t* blocks;
+    std::vector<std::vector<int32_t>> ancestors;  // per row, ascending, itself last
+};
+
+struct Scratch {
+    std::vector<float> queries, scores, sums, inverse;
+};
+
+// weights = exp(scores - greatest), 0 outside [low, count); returns 1 / their sum. scores: room for whole vectors.
+inline float soften(float* scores, int64_t low, int64_t count) {
+    const int64_t whole = round_up(count, LANES);
+    for (int64_t index = 0; index < low; ++index) scores[index] = NEVER;
+    for (int64_t index = count; index < whole; ++index) scores[index] = NEVER;
+    Floats most = broadcast(NEVER);
+    for (int64_t index = 0; index < whole; index += LANES) {
+        const Floats value = load(scores + index);
+        most = value > most ? value : most;
+    }
+    const Floats greatest_score = broadcast(greatest(most));
+    Floats sums = Floats{};
+    for (int64_t index = 0; index < whole; index += LANES) {
+        const Floats weight = exponential(load(scores + index) - greatest_score);
+        store(scores + index, weight);
+        sums += weight;
+    }
+    return 1.0f / total(sums);
+}
+
+// queries: [rows][stride], heads of the group side by side from `queries`; output likewise. Rows [begin, end).
+template <typename Weight>
+void attend(const Pages<Weight>& pages, const SessionRows& session, int64_t begin, int64_t end, int64_t group,
+            const float* queries, int64_t stride, float scale, int64_t window, float* output, int64_t output_stride,
+            Scratch& scratch) {
+    const int64_t size = pages.head_size, num_rows = end - begin, count = num_rows * group;
+    const int64_t slots = session.length + end;  // ancestors come before their descendants
+    const int64_t blocks = (slots + BLOCK_TOKENS - 1) / BLOCK_TOKENS;
+    const int64_t width = blocks * BLOCK_TOKENS, padded = pages.padded_size;
+    scratch.queries.resize(count * size);
+    scratch.scores.resize(count * width);
+    scratch.sums.resize(count * padded);
+    scratch.inverse.resize(count);
+    float* const scores = scratch.scores.data();
+    float* const sums = scratch.sums.data();
+
+    int64_t shared = slots;  // leading positions that every row here sees where they lie
+    int64_t first_seen = slots;
+    for (int64_t row = begin; row < end; ++row) {
+        const std::vector<int32_t>& ancestors = session.ancestors[row];
+        int64_t in_place = 0;
+        while (in_place < int64_t(ancestors.size()) && ancestors[in_place] == in_place) ++in_place;
+        shared = std::min(shared, session.length + in_place);
+        const int64_t position = session.length + int64_t(ancestors.size()) - 1;
+        first_seen = std::min(first_seen, window ? std::max<int64_t>(0, position - window + 1) : 0);
+        for (int64_t head = 0; head < group; ++head) {
+            const float* from = queries + row * stride + head * size;
+            float* to = scratch.queries.data() + ((row - begin) * group + head) * size;
+            for (int64_t index = 0; index < size; ++index) to[index] = from[index] * scale;
+        }
+    }
+    const int64_t first_block = first_seen / BLOCK_TOKENS;
+    for (int64_t block = first_block; block < blocks; ++block)
+        for (int64_t half = 0; half < HALVES; ++half)
+            multiply(count, scratch.queries.data(), size,
+                     pages.keys(session.blocks[block]) + half * size * PANEL, size,
+                     scores + block * BLOCK_TOKENS + half * PANEL, width, Into::STORE);
+    for (int64_t query = 0; query < count; ++query) {
+        const std::vector<int32_t>& ancestors = session.ancestors[begin + query / group];
+        float* of_query = scores + query * width;
+        const int64_t positions = session.length + int64_t(ancestors.size());
+        for (int64_t index = 0; index < int64_t(ancestors.size()); ++index)
+            of_query[session.length + index] = of_query[session.length + ancestors[index]];
+        const int64_t low = window ? std::max<int64_t>(0, positions - window) : 0;
+        scratch.inverse[query] = soften(of_query, low, positions);
+    }
+    for (int64_t block = first_block; block * BLOCK_TOKENS < shared; ++block) {
+        const int64_t inner = std::min<int64_t>(BLOCK_TOKENS, shared - block * BLOCK_TOKENS);
+        for (int64_t panel = 0; panel * PANEL < padded; ++panel)
+            multiply(count, scores + block * BLOCK_TOKENS, width, pages.value_row(session.blocks[block], 0, panel),
+                     inner, sums + panel * PANEL, padded, block == first_block ? Into::STORE : Into::CONTINUE);
+    }
+    for (int64_t query = 0; query < count; ++query) {
+        const int64_t row = begin + query / group;
+        const std::vector<int32_t>& ancestors = session.ancestors[row];
+        for (int64_t index = shared - session.length; index < int64_t(ancestors.size()); ++index) {
+            const int64_t slot = session.length + ancestors[index];
+            for (int64_t panel = 0; panel * PANEL < padded; ++panel)
+                multiply_tile<1>(scores + query * width + session.length + index, 1,
+                                 pages.value_row(session.blocks[slot / BLOCK_TOKENS], slot % BLOCK_TOKENS, panel), 1,
+                                 sums + query * padded + panel * PANEL, padded, Into::CONTINUE);
+        }
+        float* to = output + row * output_stride + query % group * size;
+        for (int64_t index = 0; index < size; ++index) to[index] = sums[query * padded + index] * scratch.inverse[query];
+    }
+}
+
+}  // namespace paceline

@@ -1,0 +1,431 @@
+#include "attention.h"
+
+namespace paceline {
+namespace {
+
+constexpr int64_t FEW_ROWS = 8;  // up to here row-by-row work is too little to share out
+
+template <typename Weight>
+struct Layer {
+    Array<float> input_norm, post_norm, q_norm, k_norm;
+    Matrix<Weight> qkv, out, gate_up, down;
+    int64_t window = 0;
+};
+
+template <typename Weight>
+class PanelDecoder final : public Decoder {
+public:
+    PanelDecoder(const PacelineConfig& config, const float* inverse_frequencies, const int32_t* windows)
+        : Decoder(int(config.threads)),
+          config_(config),
+          padded_size_(round_up(config.head_size, PANEL)),
+          qkv_width_(round_up((config.heads + 2 * config.key_heads) * config.head_size, PANEL)),
+          hidden_width_(round_up(config.hidden, PANEL)),
+          gate_width_(round_up(config.intermediate, PANEL)),
+          page_items_((config.head_size + padded_size_) * BLOCK_TOKENS),
+          frequencies_(inverse_frequencies, inverse_frequencies + config.head_size / 2),
+          layers_(config.layers),
+          scratch_(config.threads) {
+        for (int64_t index = 0; index < config.layers; ++index) layers_[index].window = windows[index];
+    }
+
+    int64_t block_bytes() const override {
+        return config_.layers * config_.key_heads * page_items_ * int64_t(sizeof(Weight));
+    }
+
+    void allocate(int64_t blocks) override {
+        pages_ = Array<Weight>(blocks * config_.layers * config_.key_heads * page_items_);
+    }
+
+    void set(int64_t index, Part part, const void* data, const float* bias) override {
+        const int64_t size = config_.head_size, hidden = config_.hidden;
+        Layer<Weight>& layer = layers_[std::max<int64_t>(index, 0)];
+        switch (part) {
+            case QKV: pack(layer.qkv, (config_.heads + 2 * config_.key_heads) * size, hidden, data, bias); break;
+            case OUT: pack(layer.out, hidden, config_.heads * size, data, bias); break;
+            case GATE_UP: pack_pairs(layer.gate_up, data, bias); break;
+            case DOWN: pack(layer.down, hidden, config_.intermediate, data, bias); break;
+            case HEAD: pack(head_, config_.vocabulary, hidden, data, bias); break;
+            case EMBEDDING: embedding_ = copy<Weight>(data, config_.vocabulary * hidden); break;
+            case INPUT_NORM: layer.input_norm = copy<float>(data, hidden); break;
+            case POST_NORM: layer.post_norm = copy<float>(data, hidden); break;
+            case Q_NORM: layer.q_norm = copy<float>(data, size); break;
+            case K_NORM: layer.k_norm = copy<float>(data, size); break;
+            case FINAL_NORM: final_norm_ = copy<float>(data, hidden); break;
+        }
+    }
+
+    void forward(const PacelineStep& step) override {
+        begin(step);
+        for (int64_t index = 0; index < config_.layers; ++index) {
+            Layer<Weight>& layer = layers_[index];
+            normalize(layer.input_norm.get());
+            product(layer.qkv, step.num_rows, normal_.data(), hidden_width_, qkv_.data(), qkv_width_, Into::STORE);
+            place_heads(layer, index);
+            attention(layer, index);
+            product(layer.out, step.num_rows, attended_.data(), config_.heads * config_.head_size, state_.data(),
+                    hidden_width_, Into::ADD);
+            normalize(layer.post_norm.get());
+            gate(layer.gate_up, step.num_rows);
+            product(layer.down, step.num_rows, gated_.data(), gate_width_, state_.data(), hidden_width_, Into::ADD);
+        }
+        finish(step);
+    }
+
+    void move(const int32_t* blocks, int64_t count, const int32_t* from, const int32_t* to) override {
+        for (int64_t layer = 0; layer < config_.layers; ++layer)
+            for (int64_t head = 0; head < config_.key_heads; ++head) {
+                const Pages<Weight> pages = pages_of(layer, head);
+                for (int64_t index = 0; index < count; ++index) copy_token(pages, blocks, from[index], to[index]);
+            }
+    }
+
+    void forget(int64_t block) override {
+        char* memory = reinterpret_cast<char*>(pages_.get()) + block * block_bytes();
+        const int64_t page = sysconf(_SC_PAGESIZE);
+        const uintptr_t begin = uintptr_t(round_up(int64_t(uintptr_t(memory)), page));
+        const uintptr_t end = (uintptr_t(memory) + block_bytes()) / page * page;
+        if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+    }
+
+private:
+    template <typename Item>
+    static Array<Item> copy(const void* data, int64_t count) {
+        Array<Item> items(count);
+        std::memcpy(items.get(), data, size_t(count) * sizeof(Item));
+        return items;
+    }
+
+    void pack(Matrix<Weight>& matrix, int64_t columns, int64_t inner, const void* data, const float* bias) {
+        matrix.columns = columns;
+        matrix.inner = inner;
+        matrix.panels = Array<Weight>(matrix.num_panels() * inner * PANEL);
+        team_.run(matrix.num_panels(), [&](int64_t panel, int) {
+            pack_panel(static_cast<const Weight*>(data), columns, inner, panel,
+                       matrix.panels.get() + panel * inner * PANEL);
+        });
+        if (bias) {
+            matrix.bias = Array<float>(matrix.num_panels() * PANEL);
+            std::copy(bias, bias + columns, matrix.bias.get());
+        }
+    }
+
+    // Gate and up side by side: panel 2i holds gate's panel i, panel 2i + 1 up's.
+    void pack_pairs(Matrix<Weight>& matrix, const void* data, const float* bias) {
+        const int64_t inner = config_.hidden, columns = config_.intermediate, panels = gate_width_ / PANEL;
+        matrix.columns = 2 * gate_width_;
+        matrix.inner = inner;
+        matrix.panels = Array<Weight>(2 * panels * inner * PANEL);
+        const Weight* rows = static_cast<const Weight*>(data);
+        team_.run(2 * panels, [&](int64_t panel, int) {
+            pack_panel(rows + panel % 2 * columns * inner, columns, inner, panel / 2,
+                       matrix.panels.get() + panel * inner * PANEL);
+        });
+        if (!bias) return;
+        matrix.bias = Array<float>(2 * gate_width_);
+        for (int64_t column = 0; column < columns; ++column)
+            for (int64_t half = 0; half < 2; ++half)
+                matrix.bias.get()[(column / PANEL * 2 + half) * PANEL + column % PANEL] = bias[half * columns + column];
+    }
+
+    Pages<Weight> pages_of(int64_t layer, int64_t head) {
+        return {pages_.get() + (layer * config_.key_heads + head) * page_items_,
+                config_.layers * config_.key_heads * page_items_, config_.head_size, padded_size_};
+    }
+
+    void copy_token(const Pages<Weight>& pages, const int32_t* blocks, int64_t from, int64_t to) {
+        const int32_t source = blocks[from / BLOCK_TOKENS], target = blocks[to / BLOCK_TOKENS];
+        const Weight* key_from = pages.key_column(source, from % BLOCK_TOKENS);
+        Weight* key_to = pages.key_column(target, to % BLOCK_TOKENS);
+        for (int64_t index = 0; index < config_.head_size; ++index) key_to[index * PANEL] = key_from[index * PANEL];
+        for (int64_t panel = 0; panel * PANEL < padded_size_; ++panel)
+            std::memcpy(pages.value_row(target, to % BLOCK_TOKENS, panel),
+                        pages.value_row(source, from % BLOCK_TOKENS, panel), PANEL * sizeof(Weight));
+    }
+
+    // Sessions, ancestors, angles, and the rows' embeddings.
+    void begin(const PacelineStep& step) {
+        const int64_t rows = step.num_rows, half = config_.head_size / 2;
+        rows_ = rows;
+        state_.resize(rows * hidden_width_);
+        normal_.resize(rows * hidden_width_);
+        qkv_.resize(rows * qkv_width_);
+        attended_.resize(rows * config_.heads * config_.head_size);
+        gated_.resize(rows * gate_width_);
+        cosines_.resize(rows * half);
+        sines_.resize(rows * half);
+        session_of_.resize(rows);
+        sessions_.resize(step.num_sessions);
+        for (int64_t index = 0; index < step.num_sessions; ++index) {
+            SessionRows& session = sessions_[index];
+            session.first = step.starts[index];
+            session.count = step.starts[index + 1] - step.starts[index];
+            session.length = step.lengths[index];
+            session.blocks = step.blocks + step.block_starts[index];
+            session.ancestors.assign(session.count, {});
+            for (int64_t row = 0; row < session.count; ++row) {
+                const int32_t parent = step.parents[session.first + row];
+                std::vector<int32_t>& ancestors = session.ancestors[row];
+                if (parent >= 0) ancestors = session.ancestors[parent];
+                ancestors.push_back(int32_t(row));
+                session_of_[session.first + row] = int32_t(index);
+            }
+        }
+        share_rows([&](int64_t row) {
+            const SessionRows& session = sessions_[session_of_[row]];
+            const int64_t position = session.length + int64_t(session.ancestors[row - session.first].size()) - 1;
+            for (int64_t index = 0; index < half; ++index) {
+                const float angle = float(position) * frequencies_[index];
+                cosines_[row * half + index] = std::cos(angle) * config_.rope_scale;
+                sines_[row * half + index] = std::sin(angle) * config_.rope_scale;
+            }
+            embed(step.tokens[row], state_.data() + row * hidden_width_);
+        });
+    }
+
+    void embed(int64_t token, float* to) const {
+        if (embedding_) {
+            const Weight* from = embedding_.get() + token * config_.hidden;
+            for (int64_t index = 0; index < config_.hidden; ++index) to[index] = value_of(from[index]);
+        } else {  // tied to the head: its column
+            const Weight* from = head_.panel(token / PANEL) + place<Weight>(int(token % PANEL));
+            for (int64_t index = 0; index < config_.hidden; ++index) to[index] = value_of(from[index * PANEL]);
+        }
+        std::fill(to + config_.hidden, to + hidden_width_, 0.0f);
+    }
+
+    template <typename Work>
+    void share_rows(const Work& work) {
+        if (rows_ <= FEW_ROWS) {
+            for (int64_t row = 0; row < rows_; ++row) work(row);
+        } else {
+            team_.run((rows_ + 3) / 4, [&](int64_t item, int) {
+                for (int64_t row = 4 * item; row < std::min(rows_, 4 * item + 4); ++row) work(row);
+            });
+        }
+    }
+
+    // to = from / rms(from) * weight. Both may have padding behind `size`, which isn't touched.
+    void norm(const float* from, const float* weight, int64_t size, float* to) const {
+        const int64_t whole = size / LANES * LANES;
+        Floats squares = Floats{};
+        for (int64_t index = 0; index < whole; index += LANES) squares += load(from + index) * load(from + index);
+        float sum = total(squares);
+        for (int64_t index = whole; index < size; ++index) sum += from[index] * from[index];
+        const float factor = 1.0f / std::sqrt(sum / float(size) + config_.epsilon);
+        for (int64_t index = 0; index < whole; index += LANES)
+            store(to + index, load(from + index) * factor * load(weight + index));
+        for (int64_t index = whole; index < size; ++index) to[index] = from[index] * factor * weight[index];
+    }
+
+    void normalize(const float* weight) {
+        share_rows([&](int64_t row) {
+            norm(state_.data() + row * hidden_width_, weight, config_.hidden, normal_.data() + row * hidden_width_);
+        });
+    }
+
+    // How many panels make one item: enough items to share out evenly, each worth the taking.
+    int64_t panels_per_item(int64_t panels) const { return std::max<int64_t>(1, panels / (team_.size() * 8)); }
+
+    void product(const Matrix<Weight>& matrix, int64_t rows, const float* input, int64_t stride, float* output,
+                 int64_t output_stride, Into into) {
+        const int64_t panels = matrix.num_panels(), each = panels_per_item(panels);
+        team_.run((panels + each - 1) / each, [&](int64_t item, int) {
+            for (int64_t panel = item * each; panel < std::min(panels, (item + 1) * each); ++panel) {
+                float* to = output + panel * PANEL;
+                multiply(rows, input, stride, matrix.panel(panel), matrix.inner, to, output_stride, into);
+                if (matrix.bias) add_bias(rows, matrix.bias.get() + panel * PANEL, to, output_stride);
+            }
+        });
+    }
+
+    static void add_bias(int64_t rows, const float* bias, float* to, int64_t stride) {
+        for (int64_t row = 0; row < rows; ++row)
+            for (int64_t index = 0; index < PANEL; index += LANES)
+                store(to + row * stride + index, load(to + row * stride + index) + load(bias + index));
+    }
+
+    // gated = silu(gate) * up, from a panel of each.
+    void gate(const Matrix<Weight>& matrix, int64_t rows) {
+        const int64_t panels = gate_width_ / PANEL, each = panels_per_item(panels);
+        team_.run((panels + each - 1) / each, [&](int64_t item, int thread) {
+            std::vector<float>& both = scratch_[thread].sums;
+            both.resize(rows * 2 * PANEL);
+            for (int64_t panel = item * each; panel < std::min(panels, (item + 1) * each); ++panel) {
+                for (int64_t half = 0; half < 2; ++half) {
+                    float* to = both.data() + half * PANEL;
+                    multiply(rows, normal_.data(), hidden_width_, matrix.panel(2 * panel + half), matrix.inner, to,
+                             2 * PANEL, Into::STORE);
+                    if (matrix.bias) add_bias(rows, matrix.bias.get() + (2 * panel + half) * PANEL, to, 2 * PANEL);
+                }
+                for (int64_t row = 0; row < rows; ++row)
+                    for (int64_t index = 0; index < PANEL; index += LANES) {
+                        const Floats gate = load(both.data() + row * 2 * PANEL + index);
+                        const Floats up = load(both.data() + row * 2 * PANEL + PANEL + index);
+                        store(gated_.data() + row * gate_width_ + panel * PANEL + index,
+                              gate / (1.0f + exponential(-gate)) * up);
+                    }
+            }
+        });
+    }
+
+    // Norms and turns queries and keys, puts keys and values into the cache.
+    void place_heads(const Layer<Weight>& layer, int64_t index) {
+        share_rows([&](int64_t row) {
+            const SessionRows& session = sessions_[session_of_[row]];
+            const int64_t slot = session.length + row - session.first, offset = slot % BLOCK_TOKENS;
+            const int32_t block = session.blocks[slot / BLOCK_TOKENS];
+            float* heads = qkv_.data() + row * qkv_width_;
+            for (int64_t head = 0; head < config_.heads + config_.key_heads; ++head) {
+                const bool is_query = head < config_.heads;
+                const Array<float>& weight = is_query ? layer.q_norm : layer.k_norm;
+                float* values = heads + head * config_.head_size;
+                if (weight) norm(values, weight.get(), config_.head_size, values);
+                turn(row, values);
+                if (is_query) continue;
+                Weight* key = pages_of(index, head - config_.heads).key_column(block, offset);
+                for (int64_t k = 0; k < config_.head_size; ++k) key[k * PANEL] = made_of<Weight>(values[k]);
+            }
+            const float* values = heads + (config_.heads + config_.key_heads) * config_.head_size;
+            for (int64_t head = 0; head < config_.key_heads; ++head) {
+                const Pages<Weight> pages = pages_of(index, head);
+                for (int64_t k = 0; k < config_.head_size; ++k)
+                    pages.value_row(block, offset, k / PANEL)[place<Weight>(int(k % PANEL))] =
+                        made_of<Weight>(values[head * config_.head_size + k]);
+            }
+        });
+    }
+
+    // Rotary position embedding; pairs are half a head apart.
+    void turn(int64_t row, float* values) const {
+        const int64_t half = config_.head_size / 2;
+        const float *cosines = cosines_.data() + row * half, *sines = sines_.data() + row * half;
+        for (int64_t index = 0; index < half; ++index) {
+            const float low = values[index], high = values[half + index];
+            values[index] = low * cosines[index] - high * sines[index];
+            values[half + index] = high * cosines[index] + low * sines[index];
+        }
+    }
+
+    struct Item {
+        const SessionRows* session;
+        int64_t head, begin, end;
+    };
+
+    void attention(const Layer<Weight>& layer, int64_t index) {
+        const int64_t group = config_.heads / config_.key_heads, width = config_.heads * config_.head_size;
+        const int64_t tile = std::max<int64_t>(1, 2 * TILE_ROWS / group);
+        items_.clear();
+        for (const SessionRows& session : sessions_)
+            for (int64_t head = 0; head < config_.key_heads; ++head)
+                for (int64_t begin = 0; begin < session.count; begin += tile)
+                    items_.push_back({&session, head, begin, std::min(session.count, begin + tile)});
+        team_.run(int64_t(items_.size()), [&](int64_t number, int thread) {
+            const Item& item = items_[number];
+            attend(pages_of(index, item.head), *item.session, item.begin, item.end, group,
+                   qkv_.data() + item.session->first * qkv_width_ + item.head * group * config_.head_size, qkv_width_,
+                   config_.attention_scale, layer.window,
+                   attended_.data() + item.session->first * width + item.head * group * config_.head_size, width,
+                   scratch_[thread]);
+        });
+    }
+
+    void finish(const PacelineStep& step) {
+        const int64_t count = step.num_wanted, vocabulary = config_.vocabulary;
+        if (count == 0) return;
+        for (int64_t index = 0; index < count; ++index)
+            norm(state_.data() + step.wanted[index] * hidden_width_, final_norm_.get(), config_.hidden,
+                 normal_.data() + index * hidden_width_);
+        const int64_t panels = head_.num_panels(), each = panels_per_item(panels);
+        team_.run((panels + each - 1) / each, [&](int64_t item, int thread) {
+            std::vector<float>& sums = scratch_[thread].sums;
+            sums.resize(count * PANEL);
+            for (int64_t panel = item * each; panel < std::min(panels, (item + 1) * each); ++panel) {
+                multiply(count, normal_.data(), hidden_width_, head_.panel(panel), head_.inner, sums.data(), PANEL,
+                         Into::STORE);
+                if (head_.bias) add_bias(count, head_.bias.get() + panel * PANEL, sums.data(), PANEL);
+                const int64_t columns = std::min<int64_t>(PANEL, vocabulary - panel * PANEL);
+                for (int64_t row = 0; row < count; ++row)
+                    std::copy_n(sums.data() + row * PANEL, columns, step.logits + row * vocabulary + panel * PANEL);
+            }
+        });
+    }
+
+    const PacelineConfig config_;
+    const int64_t padded_size_, qkv_width_, hidden_width_, gate_width_, page_items_;
+    const std::vector<float> frequencies_;
+    std::vector<Layer<Weight>> layers_;
+    Matrix<Weight> head_;
+    Array<Weight> embedding_;
+    Array<float> final_norm_;
+    Array<Weight> pages_;  // [blocks][layers][key heads][keys, then values]
+    int64_t rows_ = 0;
+    std::vector<SessionRows> sessions_;
+    std::vector<int32_t> session_of_;
+    std::vector<float> state_, normal_, qkv_, attended_, gated_, cosines_, sines_;
+    std::vector<Item> items_;
+    std::vector<Scratch> scratch_;
+};
+
+}  // namespace
+
+std::unique_ptr<Decoder> make_decoder(const PacelineConfig& config, const float* inverse_frequencies,
+                                      const int32_t* windows) {
+    if (config.bfloat) return std::make_unique<PanelDecoder<bfloat16>>(config, inverse_frequencies, windows);
+    return std::make_unique<PanelDecoder<float>>(config, inverse_frequencies, windows);
+}
+
+}  // namespace paceline
+
+using paceline::Decoder;
+
+extern "C" {
+
+void* paceline_open(const PacelineConfig* config, const float* inverse_frequencies, const int32_t* windows) {
+    try {
+        return paceline::make_decoder(*config, inverse_frequencies, windows).release();
+    } catch (const std::exception&) {
+        return nullptr;
+    }
+}
+
+void paceline_close(void* decoder) { delete static_cast<Decoder*>(decoder); }
+
+int64_t paceline_block_bytes(void* decoder) { return static_cast<Decoder*>(decoder)->block_bytes(); }
+
+// These three return 0, or 1 if there is no memory.
+int paceline_allocate(void* decoder, int64_t blocks) {
+    try {
+        static_cast<Decoder*>(decoder)->allocate(blocks);
+        return 0;
+    } catch (const std::exception&) {
+        return 1;
+    }
+}
+
+int paceline_set(void* decoder, int64_t layer, int part, const void* data, const float* bias) {
+    try {
+        static_cast<Decoder*>(decoder)->set(layer, paceline::Part(part), data, bias);
+        return 0;
+    } catch (const std::exception&) {
+        return 1;
+    }
+}
+
+int paceline_forward(void* decoder, const PacelineStep* step) {
+    try {
+        static_cast<Decoder*>(decoder)->forward(*step);
+        return 0;
+    } catch (const std::exception&) {
+        return 1;
+    }
+}
+
+void paceline_move(void* decoder, const int32_t* blocks, int64_t count, const int32_t* from, const int32_t* to) {
+    static_cast<Decoder*>(decoder)->move(blocks, count, from, to);
+}
+
+void paceline_forget(void* decoder, const int32_t* blocks, int64_t count) {
+    for (int64_t index = 0; index < count; ++index) static_cast<Decoder*>(decoder)->forget(blocks[index]);
+}
+}

@@ -1,0 +1,109 @@
+// A Llama-like decoder: its weights as panels, its paged cache of keys and values, one step of it.
+#pragma once
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "panels.h"
+#include "team.h"
+
+extern "C" {
+
+// Must agree with native/binding.py.
+struct PacelineConfig {
+    int64_t vocabulary, hidden, layers, heads, key_heads, head_size, intermediate, threads;
+    float epsilon, attention_scale, rope_scale;
+    int32_t bfloat;  // weights and cache: 1 bfloat16, 0 float32
+};
+
+struct PacelineStep {
+    int64_t num_rows, num_sessions, num_wanted;
+    const int32_t* tokens;         // [rows]
+    const int32_t* parents;        // [rows] index within the session's rows of the row before; -1 for its first
+    const int32_t* starts;         // [sessions + 1] first row of each session
+    const int32_t* lengths;        // [sessions] committed tokens in the cache
+    const int32_t* blocks;         // blocks of all sessions, one session after the other
+    const int32_t* block_starts;   // [sessions + 1]
+    const int32_t* wanted;         // [wanted] rows whose logits are asked for
+    float* logits;                 // [wanted][vocabulary]
+};
+}
+
+namespace paceline {
+
+constexpr int BLOCK_TOKENS = 64;
+constexpr int HALVES = BLOCK_TOKENS / PANEL;
+
+// Memory that costs nothing until it is touched, aligned for vectors.
+template <typename Item>
+class Array {
+public:
+    Array() = default;
+    explicit Array(int64_t count) : count_(count) {
+        if (count == 0) return;
+        void* memory = mmap(nullptr, bytes(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (memory == MAP_FAILED) throw std::bad_alloc();
+        madvise(memory, bytes(), MADV_HUGEPAGE);
+        items_ = static_cast<Item*>(memory);
+    }
+    Array(Array&& other) noexcept { swap(other); }
+    Array& operator=(Array&& other) noexcept {
+        swap(other);
+        return *this;
+    }
+    ~Array() {
+        if (items_) munmap(items_, bytes());
+    }
+    Item* get() { return items_; }
+    const Item* get() const { return items_; }
+    int64_t size() const { return count_; }
+    explicit operator bool() const { return items_ != nullptr; }
+
+private:
+    size_t bytes() const { return size_t(count_) * sizeof(Item); }
+    void swap(Array& other) {
+        std::swap(items_, other.items_);
+        std::swap(count_, other.count_);
+    }
+    Item* items_ = nullptr;
+    int64_t count_ = 0;
+};
+
+// A weight matrix [columns][inner] in panels, with a bias if the layer has one.
+template <typename Weight>
+struct Matrix {
+    int64_t columns = 0, inner = 0;
+    Array<Weight> panels;
+    Array<float> bias;  // padded to whole panels
+
+    int64_t num_panels() const { return (columns + PANEL - 1) / PANEL; }
+    const Weight* panel(int64_t index) const { return panels.get() + index * inner * PANEL; }
+};
+
+enum Part { QKV, OUT, GATE_UP, DOWN, HEAD, EMBEDDING, INPUT_NORM, POST_NORM, Q_NORM, K_NORM, FINAL_NORM };
+
+class Decoder {
+public:
+    virtual ~Decoder() = default;
+    virtual void allocate(int64_t blocks) = 0;
+    virtual void set(int64_t layer, Part part, const void* data, const float* bias) = 0;
+    virtual void forward(const PacelineStep& step) = 0;
+    virtual void move(const int32_t* blocks, int64_t count, const int32_t* from, const int32_t* to) = 0;
+    virtual int64_t block_bytes() const = 0;
+    virtual void forget(int64_t block) = 0;
+
+protected:
+    explicit Decoder(int threads) : team_(threads) {}
+    Team team_;
+};
+
+std::unique_ptr<Decoder> make_decoder(const PacelineConfig& config, const float* inverse_frequencies,
+                                      const int32_t* windows);
+
+}  // namespace paceline
