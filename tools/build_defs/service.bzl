@@ -20,7 +20,8 @@ def service(name, large = []):
     ]
     py_library(
         name = name,
-        srcs = native.glob(["src/**/*.py", "src/**/py.typed", "src/**/*.cpp", "src/**/*.h"], allow_empty = True),
+        srcs = native.glob(["src/**/*.py", "src/**/py.typed"], allow_empty = True),
+        data = native.glob(["src/**/*.cpp", "src/**/*.h"], allow_empty = True),
         import_root = "src",
         visibility = visibility,
         deps = ["//protos"],

@@ -93,10 +93,11 @@ void attend(const Pages<Weight>& pages, const SessionRows& session, int64_t begi
     }
     const int64_t first_block = first_seen / BLOCK_TOKENS;
     for (int64_t block = first_block; block < blocks; ++block)
-        for (int64_t half = 0; half < HALVES; ++half)
-            multiply(count, scratch.queries.data(), size,
-                     pages.keys(session.blocks[block]) + half * size * PANEL, size,
-                     scores + block * BLOCK_TOKENS + half * PANEL, width, Into::STORE);
+        for (int64_t half = 0; half < HALVES; ++half) {
+            const Weight* panel = pages.keys(session.blocks[block]) + half * size * PANEL;
+            multiply(count, scratch.queries.data(), size, panel, size, scores + block * BLOCK_TOKENS + half * PANEL,
+                     width, Into::STORE, panel + size * PANEL);
+        }
     for (int64_t query = 0; query < count; ++query) {
         const std::vector<int32_t>& ancestors = session.ancestors[begin + query / group];
         float* of_query = scores + query * width;
@@ -108,19 +109,23 @@ void attend(const Pages<Weight>& pages, const SessionRows& session, int64_t begi
     }
     for (int64_t block = first_block; block * BLOCK_TOKENS < shared; ++block) {
         const int64_t inner = std::min<int64_t>(BLOCK_TOKENS, shared - block * BLOCK_TOKENS);
-        for (int64_t panel = 0; panel * PANEL < padded; ++panel)
-            multiply(count, scores + block * BLOCK_TOKENS, width, pages.value_row(session.blocks[block], 0, panel),
-                     inner, sums + panel * PANEL, padded, block == first_block ? Into::STORE : Into::CONTINUE);
+        for (int64_t panel = 0; panel * PANEL < padded; ++panel) {
+            const Weight* values = pages.value_row(session.blocks[block], 0, panel);
+            multiply(count, scores + block * BLOCK_TOKENS, width, values, inner, sums + panel * PANEL, padded,
+                     block == first_block ? Into::STORE : Into::CONTINUE, values + BLOCK_TOKENS * PANEL);
+        }
     }
     for (int64_t query = 0; query < count; ++query) {
         const int64_t row = begin + query / group;
         const std::vector<int32_t>& ancestors = session.ancestors[row];
         for (int64_t index = shared - session.length; index < int64_t(ancestors.size()); ++index) {
             const int64_t slot = session.length + ancestors[index];
-            for (int64_t panel = 0; panel * PANEL < padded; ++panel)
-                multiply_tile<1>(scores + query * width + session.length + index, 1,
-                                 pages.value_row(session.blocks[slot / BLOCK_TOKENS], slot % BLOCK_TOKENS, panel), 1,
-                                 sums + query * padded + panel * PANEL, padded, Into::CONTINUE);
+            for (int64_t panel = 0; panel * PANEL < padded; ++panel) {
+                const Weight* values =
+                    pages.value_row(session.blocks[slot / BLOCK_TOKENS], slot % BLOCK_TOKENS, panel);
+                multiply_few<Weight, 1>(1, scores + query * width + session.length + index, 1, values, 1,
+                                        sums + query * padded + panel * PANEL, padded, Into::CONTINUE, Ahead{});
+            }
         }
         float* to = output + row * output_stride + query % group * size;
         for (int64_t index = 0; index < size; ++index) to[index] = sums[query * padded + index] * scratch.inverse[query];

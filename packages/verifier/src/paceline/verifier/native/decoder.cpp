@@ -25,6 +25,7 @@ public:
           page_items_((config.head_size + padded_size_) * BLOCK_TOKENS),
           frequencies_(inverse_frequencies, inverse_frequencies + config.head_size / 2),
           layers_(config.layers),
+          weights_(num_weights()),
           scratch_(config.threads) {
         for (int64_t index = 0; index < config.layers; ++index) layers_[index].window = windows[index];
     }
@@ -89,6 +90,22 @@ public:
     }
 
 private:
+    // Of all matrices that are streamed: together, so that they lie in huge pages and memory is read without a break.
+    int64_t num_weights() const {
+        const int64_t hidden = config_.hidden, attended = config_.heads * config_.head_size;
+        const int64_t layer = qkv_width_ * hidden + hidden_width_ * attended + 2 * gate_width_ * hidden +
+                              hidden_width_ * config_.intermediate;
+        return config_.layers * layer + round_up(config_.vocabulary, PANEL) * hidden;
+    }
+
+    Weight* take_panels(const Matrix<Weight>& matrix) {
+        if (matrix.panels) return matrix.panels;
+        Weight* panels = weights_.get() + num_taken_;
+        num_taken_ += matrix.num_panels() * matrix.inner * PANEL;
+        if (num_taken_ > weights_.size()) throw std::bad_alloc();
+        return panels;
+    }
+
     template <typename Item>
     static Array<Item> copy(const void* data, int64_t count) {
         Array<Item> items(count);
@@ -99,10 +116,10 @@ private:
     void pack(Matrix<Weight>& matrix, int64_t columns, int64_t inner, const void* data, const float* bias) {
         matrix.columns = columns;
         matrix.inner = inner;
-        matrix.panels = Array<Weight>(matrix.num_panels() * inner * PANEL);
+        matrix.panels = take_panels(matrix);
         team_.run(matrix.num_panels(), [&](int64_t panel, int) {
             pack_panel(static_cast<const Weight*>(data), columns, inner, panel,
-                       matrix.panels.get() + panel * inner * PANEL);
+                       matrix.panels + panel * inner * PANEL);
         });
         if (bias) {
             matrix.bias = Array<float>(matrix.num_panels() * PANEL);
@@ -115,11 +132,11 @@ private:
         const int64_t inner = config_.hidden, columns = config_.intermediate, panels = gate_width_ / PANEL;
         matrix.columns = 2 * gate_width_;
         matrix.inner = inner;
-        matrix.panels = Array<Weight>(2 * panels * inner * PANEL);
+        matrix.panels = take_panels(matrix);
         const Weight* rows = static_cast<const Weight*>(data);
         team_.run(2 * panels, [&](int64_t panel, int) {
             pack_panel(rows + panel % 2 * columns * inner, columns, inner, panel / 2,
-                       matrix.panels.get() + panel * inner * PANEL);
+                       matrix.panels + panel * inner * PANEL);
         });
         if (!bias) return;
         matrix.bias = Array<float>(2 * gate_width_);
@@ -233,7 +250,8 @@ private:
         team_.run((panels + each - 1) / each, [&](int64_t item, int) {
             for (int64_t panel = item * each; panel < std::min(panels, (item + 1) * each); ++panel) {
                 float* to = output + panel * PANEL;
-                multiply(rows, input, stride, matrix.panel(panel), matrix.inner, to, output_stride, into);
+                multiply(rows, input, stride, matrix.panel(panel), matrix.inner, to, output_stride, into,
+                         matrix.panel(panel + 1));
                 if (matrix.bias) add_bias(rows, matrix.bias.get() + panel * PANEL, to, output_stride);
             }
         });
@@ -255,7 +273,7 @@ private:
                 for (int64_t half = 0; half < 2; ++half) {
                     float* to = both.data() + half * PANEL;
                     multiply(rows, normal_.data(), hidden_width_, matrix.panel(2 * panel + half), matrix.inner, to,
-                             2 * PANEL, Into::STORE);
+                             2 * PANEL, Into::STORE, matrix.panel(2 * panel + half + 1));
                     if (matrix.bias) add_bias(rows, matrix.bias.get() + (2 * panel + half) * PANEL, to, 2 * PANEL);
                 }
                 for (int64_t row = 0; row < rows; ++row)
@@ -342,7 +360,7 @@ private:
             sums.resize(count * PANEL);
             for (int64_t panel = item * each; panel < std::min(panels, (item + 1) * each); ++panel) {
                 multiply(count, normal_.data(), hidden_width_, head_.panel(panel), head_.inner, sums.data(), PANEL,
-                         Into::STORE);
+                         Into::STORE, head_.panel(panel + 1));
                 if (head_.bias) add_bias(count, head_.bias.get() + panel * PANEL, sums.data(), PANEL);
                 const int64_t columns = std::min<int64_t>(PANEL, vocabulary - panel * PANEL);
                 for (int64_t row = 0; row < count; ++row)
@@ -355,6 +373,8 @@ private:
     const int64_t padded_size_, qkv_width_, hidden_width_, gate_width_, page_items_;
     const std::vector<float> frequencies_;
     std::vector<Layer<Weight>> layers_;
+    Array<Weight> weights_;
+    int64_t num_taken_ = 0;
     Matrix<Weight> head_;
     Array<Weight> embedding_;
     Array<float> final_norm_;

@@ -79,11 +79,11 @@ private:
 template <typename Weight>
 struct Matrix {
     int64_t columns = 0, inner = 0;
-    Array<Weight> panels;
+    Weight* panels = nullptr;
     Array<float> bias;  // padded to whole panels
 
     int64_t num_panels() const { return (columns + PANEL - 1) / PANEL; }
-    const Weight* panel(int64_t index) const { return panels.get() + index * inner * PANEL; }
+    const Weight* panel(int64_t index) const { return panels + index * inner * PANEL; }
 };
 
 enum Part { QKV, OUT, GATE_UP, DOWN, HEAD, EMBEDDING, INPUT_NORM, POST_NORM, Q_NORM, K_NORM, FINAL_NORM };

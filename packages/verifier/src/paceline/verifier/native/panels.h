@@ -14,7 +14,7 @@ namespace paceline {
 
 constexpr int PANEL = 32;
 constexpr int VECTORS = PANEL / LANES;
-constexpr int PREFETCH_BYTES = 1024;
+constexpr int LINE_BYTES = 64;
 
 enum class Into {
     STORE,     // output = sum
@@ -62,10 +62,23 @@ inline void load_panel(const bfloat16* row, Floats (&columns)[VECTORS]) {
     }
 }
 
+// Memory that will be needed soon, fetched a little with each term of a sum.
+struct Ahead {
+    const char* from;
+    int64_t step;  // bytes per term
+
+    template <typename Weight>
+    void fetch(int64_t k) const {
+        const char* line = from + k * step;
+        for (size_t byte = 0; byte < PANEL * sizeof(Weight); byte += LINE_BYTES)
+            __builtin_prefetch(line + byte, 0, 2);
+    }
+};
+
 // ROWS x PANEL outputs. rows: [ROWS][stride], panel: [inner][PANEL], output: [ROWS][output_stride].
 template <int ROWS, typename Weight>
 void multiply_tile(const float* rows, int64_t stride, const Weight* panel, int64_t inner, float* output,
-                   int64_t output_stride, Into into) {
+                   int64_t output_stride, Into into, Ahead ahead) {
     Floats sums[ROWS][VECTORS];
 #pragma GCC unroll 12
     for (int row = 0; row < ROWS; ++row)
@@ -75,7 +88,7 @@ void multiply_tile(const float* rows, int64_t stride, const Weight* panel, int64
                 into == Into::CONTINUE ? load(output + row * output_stride + vector * LANES) : Floats{};
     for (int64_t k = 0; k < inner; ++k) {
         Floats columns[VECTORS];
-        __builtin_prefetch(reinterpret_cast<const char*>(panel + k * PANEL) + PREFETCH_BYTES);
+        ahead.fetch<Weight>(k);
         load_panel(panel + k * PANEL, columns);
 #pragma GCC unroll 12
         for (int row = 0; row < ROWS; ++row) {
@@ -95,24 +108,29 @@ void multiply_tile(const float* rows, int64_t stride, const Weight* panel, int64
 
 template <typename Weight, int ROWS = TILE_ROWS>
 void multiply_few(int count, const float* rows, int64_t stride, const Weight* panel, int64_t inner, float* output,
-                  int64_t output_stride, Into into) {
+                  int64_t output_stride, Into into, Ahead ahead) {
     if constexpr (ROWS > 1) {
         if (count < ROWS) {
-            multiply_few<Weight, ROWS - 1>(count, rows, stride, panel, inner, output, output_stride, into);
+            multiply_few<Weight, ROWS - 1>(count, rows, stride, panel, inner, output, output_stride, into, ahead);
             return;
         }
     }
-    multiply_tile<ROWS, Weight>(rows, stride, panel, inner, output, output_stride, into);
+    multiply_tile<ROWS, Weight>(rows, stride, panel, inner, output, output_stride, into, ahead);
 }
 
 // Any number of rows by one panel. Tiles of nearly equal height: a last tile of one row would be slow.
+//
+// Meanwhile `next`, a panel of the same size, is fetched: evenly over all tiles, since later tiles find this panel in
+// the cache and leave memory idle.
 template <typename Weight>
 void multiply(int64_t count, const float* rows, int64_t stride, const Weight* panel, int64_t inner, float* output,
-              int64_t output_stride, Into into) {
-    for (int64_t tiles = (count + TILE_ROWS - 1) / TILE_ROWS, first = 0; tiles > 0; --tiles) {
-        const int64_t height = (count - first + tiles - 1) / tiles;
+              int64_t output_stride, Into into, const Weight* next) {
+    const int64_t all = (count + TILE_ROWS - 1) / TILE_ROWS, row_bytes = PANEL * sizeof(Weight);
+    for (int64_t tile = 0, first = 0; tile < all; ++tile) {
+        const int64_t left = all - tile, height = (count - first + left - 1) / left;
+        const Ahead ahead{reinterpret_cast<const char*>(next) + inner * tile / all * row_bytes, row_bytes / all};
         multiply_few<Weight>(int(height), rows + first * stride, stride, panel, inner, output + first * output_stride,
-                             output_stride, into);
+                             output_stride, into, ahead);
         first += height;
     }
 }
