@@ -37,44 +37,44 @@ struct SessionRows {
 };
 
 struct Scratch {
-    std::vector<float> queries, scores, sums, inverse;
+    Buffer queries, scores, sums;
+    std::vector<float> inverse;
 };
 
-// weights = exp(scores - greatest), 0 outside [low, count); returns 1 / their sum. scores: room for whole vectors.
-inline float soften(float* scores, int64_t low, int64_t count) {
+// weights = exp(scores - greatest), 0 outside [low, count); returns 1 / their sum.
+inline float soften(const Row& scores, int64_t low, int64_t count) {
     const int64_t whole = round_up(count, LANES);
     for (int64_t index = 0; index < low; ++index) scores[index] = NEVER;
     for (int64_t index = count; index < whole; ++index) scores[index] = NEVER;
     Floats most = broadcast(NEVER);
     for (int64_t index = 0; index < whole; index += LANES) {
-        const Floats value = load(scores + index);
+        const Floats value = load(scores.group(index));
         most = value > most ? value : most;
     }
     const Floats greatest_score = broadcast(greatest(most));
     Floats sums = Floats{};
     for (int64_t index = 0; index < whole; index += LANES) {
-        const Floats weight = exponential(load(scores + index) - greatest_score);
-        store(scores + index, weight);
+        const Floats weight = exponential(load(scores.group(index)) - greatest_score);
+        store(scores.group(index), weight);
         sums += weight;
     }
     return 1.0f / total(sums);
 }
 
-// queries: [rows][stride], heads of the group side by side from `queries`; output likewise. Rows [begin, end).
+// queries: [rows][stride], heads of the group side by side from `queries`. output: of the session's rows, whose first
+// is row `output_row` there; the group's first element is `output_column`. Rows [begin, end).
 template <typename Weight>
 void attend(const Pages<Weight>& pages, const SessionRows& session, int64_t begin, int64_t end, int64_t group,
-            const float* queries, int64_t stride, float scale, int64_t window, float* output, int64_t output_stride,
-            Scratch& scratch) {
-    const int64_t size = pages.head_size, num_rows = end - begin, count = num_rows * group;
+            const float* queries, int64_t stride, float scale, int64_t window, const Rows& output,
+            int64_t output_column, Scratch& scratch) {
+    const int64_t size = pages.head_size, count = (end - begin) * group;
     const int64_t slots = session.length + end;  // ancestors come before their descendants
     const int64_t blocks = (slots + BLOCK_TOKENS - 1) / BLOCK_TOKENS;
     const int64_t width = blocks * BLOCK_TOKENS, padded = pages.padded_size;
-    scratch.queries.resize(count * size);
-    scratch.scores.resize(count * width);
-    scratch.sums.resize(count * padded);
+    const Rows scaled{scratch.queries.room(count * padded), count, padded};
+    const Rows scores{scratch.scores.room(count * width), count, width};
+    float* const sums = scratch.sums.room(count * padded);
     scratch.inverse.resize(count);
-    float* const scores = scratch.scores.data();
-    float* const sums = scratch.sums.data();
 
     int64_t shared = slots;  // leading positions that every row here sees where they lie
     int64_t first_seen = slots;
@@ -87,7 +87,7 @@ void attend(const Pages<Weight>& pages, const SessionRows& session, int64_t begi
         first_seen = std::min(first_seen, window ? std::max<int64_t>(0, position - window + 1) : 0);
         for (int64_t head = 0; head < group; ++head) {
             const float* from = queries + row * stride + head * size;
-            float* to = scratch.queries.data() + ((row - begin) * group + head) * size;
+            const Row to = scaled.row((row - begin) * group + head);
             for (int64_t index = 0; index < size; ++index) to[index] = from[index] * scale;
         }
     }
@@ -95,12 +95,12 @@ void attend(const Pages<Weight>& pages, const SessionRows& session, int64_t begi
     for (int64_t block = first_block; block < blocks; ++block)
         for (int64_t half = 0; half < HALVES; ++half) {
             const Weight* panel = pages.keys(session.blocks[block]) + half * size * PANEL;
-            multiply(count, scratch.queries.data(), size, panel, size, scores + block * BLOCK_TOKENS + half * PANEL,
-                     width, Into::STORE, panel + size * PANEL);
+            multiply(scaled, 0, panel, size, RowsOutput{scores.data, width, block * BLOCK_TOKENS + half * PANEL},
+                     Into::STORE, panel + size * PANEL);
         }
     for (int64_t query = 0; query < count; ++query) {
         const std::vector<int32_t>& ancestors = session.ancestors[begin + query / group];
-        float* of_query = scores + query * width;
+        const Row of_query = scores.row(query);
         const int64_t positions = session.length + int64_t(ancestors.size());
         for (int64_t index = 0; index < int64_t(ancestors.size()); ++index)
             of_query[session.length + index] = of_query[session.length + ancestors[index]];
@@ -111,24 +111,26 @@ void attend(const Pages<Weight>& pages, const SessionRows& session, int64_t begi
         const int64_t inner = std::min<int64_t>(BLOCK_TOKENS, shared - block * BLOCK_TOKENS);
         for (int64_t panel = 0; panel * PANEL < padded; ++panel) {
             const Weight* values = pages.value_row(session.blocks[block], 0, panel);
-            multiply(count, scores + block * BLOCK_TOKENS, width, values, inner, sums + panel * PANEL, padded,
+            multiply(scores, block * BLOCK_TOKENS, values, inner, PlainOutput{sums + panel * PANEL, padded},
                      block == first_block ? Into::STORE : Into::CONTINUE, values + BLOCK_TOKENS * PANEL);
         }
     }
     for (int64_t query = 0; query < count; ++query) {
         const int64_t row = begin + query / group;
         const std::vector<int32_t>& ancestors = session.ancestors[row];
+        const Row of_query = scores.row(query);
+        float* const of_sums = sums + query * padded;
         for (int64_t index = shared - session.length; index < int64_t(ancestors.size()); ++index) {
             const int64_t slot = session.length + ancestors[index];
-            for (int64_t panel = 0; panel * PANEL < padded; ++panel) {
-                const Weight* values =
-                    pages.value_row(session.blocks[slot / BLOCK_TOKENS], slot % BLOCK_TOKENS, panel);
-                multiply_few<Weight, 1>(1, scores + query * width + session.length + index, 1, values, 1,
-                                        sums + query * padded + panel * PANEL, padded, Into::CONTINUE, Ahead{});
-            }
+            for (int64_t panel = 0; panel * PANEL < padded; ++panel)
+                add_term(of_query[session.length + index],
+                         pages.value_row(session.blocks[slot / BLOCK_TOKENS], slot % BLOCK_TOKENS, panel),
+                         of_sums + panel * PANEL);
         }
-        float* to = output + row * output_stride + query % group * size;
-        for (int64_t index = 0; index < size; ++index) to[index] = sums[query * padded + index] * scratch.inverse[query];
+        const Row to = output.row(session.first + row);
+        const int64_t column = output_column + query % group * size;
+        for (int64_t index = 0; index < size; ++index)
+            to[column + index] = of_sums[index] * scratch.inverse[query];
     }
 }
 

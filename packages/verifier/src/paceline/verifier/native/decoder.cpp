@@ -3,7 +3,8 @@
 namespace paceline {
 namespace {
 
-constexpr int64_t FEW_ROWS = 8;  // up to here row-by-row work is too little to share out
+constexpr int64_t HEAD_PANELS = 4;  // of the head are taken at a time
+constexpr int64_t FEW_ROWS = 4;  // up to here row-by-row work is too little to share out
 
 template <typename Weight>
 struct Layer {
@@ -22,6 +23,7 @@ public:
           qkv_width_(round_up((config.heads + 2 * config.key_heads) * config.head_size, PANEL)),
           hidden_width_(round_up(config.hidden, PANEL)),
           gate_width_(round_up(config.intermediate, PANEL)),
+          attended_width_(round_up(config.heads * config.head_size, PANEL)),
           page_items_((config.head_size + padded_size_) * BLOCK_TOKENS),
           frequencies_(inverse_frequencies, inverse_frequencies + config.head_size / 2),
           layers_(config.layers),
@@ -46,7 +48,10 @@ public:
             case OUT: pack(layer.out, hidden, config_.heads * size, data, bias); break;
             case GATE_UP: pack_pairs(layer.gate_up, data, bias); break;
             case DOWN: pack(layer.down, hidden, config_.intermediate, data, bias); break;
-            case HEAD: pack(head_, config_.vocabulary, hidden, data, bias); break;
+            case HEAD:
+                head_.panels_per_item = HEAD_PANELS;
+                pack(head_, config_.vocabulary, hidden, data, bias);
+                break;
             case EMBEDDING: embedding_ = copy<Weight>(data, config_.vocabulary * hidden); break;
             case INPUT_NORM: layer.input_norm = copy<float>(data, hidden); break;
             case POST_NORM: layer.post_norm = copy<float>(data, hidden); break;
@@ -59,16 +64,16 @@ public:
     void forward(const PacelineStep& step) override {
         begin(step);
         for (int64_t index = 0; index < config_.layers; ++index) {
-            Layer<Weight>& layer = layers_[index];
+            const Layer<Weight>& layer = layers_[index];
+            const Matrix<Weight>& next = index + 1 < config_.layers ? layers_[index + 1].qkv : head_;
             normalize(layer.input_norm.get());
-            product(layer.qkv, step.num_rows, normal_.data(), hidden_width_, qkv_.data(), qkv_width_, Into::STORE);
+            product(layer.qkv, normal_, PlainOutput{qkv_.get(), qkv_width_}, Into::STORE, layer.out);
             place_heads(layer, index);
             attention(layer, index);
-            product(layer.out, step.num_rows, attended_.data(), config_.heads * config_.head_size, state_.data(),
-                    hidden_width_, Into::ADD);
+            product(layer.out, attended_, PlainOutput{state_.get(), hidden_width_}, Into::ADD, layer.gate_up);
             normalize(layer.post_norm.get());
-            gate(layer.gate_up, step.num_rows);
-            product(layer.down, step.num_rows, gated_.data(), gate_width_, state_.data(), hidden_width_, Into::ADD);
+            gate(layer.gate_up, layer.down);
+            product(layer.down, gated_, PlainOutput{state_.get(), hidden_width_}, Into::ADD, next);
         }
         finish(step);
     }
@@ -132,6 +137,7 @@ private:
         const int64_t inner = config_.hidden, columns = config_.intermediate, panels = gate_width_ / PANEL;
         matrix.columns = 2 * gate_width_;
         matrix.inner = inner;
+        matrix.panels_per_item = 2;
         matrix.panels = take_panels(matrix);
         const Weight* rows = static_cast<const Weight*>(data);
         team_.run(2 * panels, [&](int64_t panel, int) {
@@ -164,11 +170,11 @@ private:
     void begin(const PacelineStep& step) {
         const int64_t rows = step.num_rows, half = config_.head_size / 2;
         rows_ = rows;
-        state_.resize(rows * hidden_width_);
-        normal_.resize(rows * hidden_width_);
-        qkv_.resize(rows * qkv_width_);
-        attended_.resize(rows * config_.heads * config_.head_size);
-        gated_.resize(rows * gate_width_);
+        state_.room(rows * hidden_width_);
+        qkv_.room(rows * qkv_width_);
+        normal_ = {normal_buffer_.room(rows * hidden_width_), rows, hidden_width_};
+        attended_ = {attended_buffer_.room(rows * attended_width_), rows, attended_width_};
+        gated_ = {gated_buffer_.room(rows * gate_width_), rows, gate_width_};
         cosines_.resize(rows * half);
         sines_.resize(rows * half);
         session_of_.resize(rows);
@@ -196,7 +202,7 @@ private:
                 cosines_[row * half + index] = std::cos(angle) * config_.rope_scale;
                 sines_[row * half + index] = std::sin(angle) * config_.rope_scale;
             }
-            embed(step.tokens[row], state_.data() + row * hidden_width_);
+            embed(step.tokens[row], state_.get() + row * hidden_width_);
         });
     }
 
@@ -216,44 +222,55 @@ private:
         if (rows_ <= FEW_ROWS) {
             for (int64_t row = 0; row < rows_; ++row) work(row);
         } else {
-            team_.run((rows_ + 3) / 4, [&](int64_t item, int) {
-                for (int64_t row = 4 * item; row < std::min(rows_, 4 * item + 4); ++row) work(row);
-            });
+            team_.run(rows_, [&](int64_t row, int) { work(row); });
         }
     }
 
-    // to = from / rms(from) * weight. Both may have padding behind `size`, which isn't touched.
-    void norm(const float* from, const float* weight, int64_t size, float* to) const {
+    // 1 / rms. Rows may have padding behind `size`.
+    float inverse_rms(const float* from, int64_t size) const {
         const int64_t whole = size / LANES * LANES;
         Floats squares = Floats{};
         for (int64_t index = 0; index < whole; index += LANES) squares += load(from + index) * load(from + index);
         float sum = total(squares);
         for (int64_t index = whole; index < size; ++index) sum += from[index] * from[index];
-        const float factor = 1.0f / std::sqrt(sum / float(size) + config_.epsilon);
+        return 1.0f / std::sqrt(sum / float(size) + config_.epsilon);
+    }
+
+    // values = values / rms(values) * weight
+    void norm(float* values, const float* weight, int64_t size) const {
+        const float factor = inverse_rms(values, size);
+        for (int64_t index = 0; index < size; ++index) values[index] = values[index] * factor * weight[index];
+    }
+
+    // The same from a row of the state.
+    void norm(int64_t row, const float* weight, const Row& to) {
+        const float* from = state_.get() + row * hidden_width_;
+        const int64_t size = config_.hidden, whole = size / LANES * LANES;
+        const float factor = inverse_rms(from, size);
         for (int64_t index = 0; index < whole; index += LANES)
-            store(to + index, load(from + index) * factor * load(weight + index));
+            store(to.group(index), load(from + index) * factor * load(weight + index));
         for (int64_t index = whole; index < size; ++index) to[index] = from[index] * factor * weight[index];
     }
 
     void normalize(const float* weight) {
-        share_rows([&](int64_t row) {
-            norm(state_.data() + row * hidden_width_, weight, config_.hidden, normal_.data() + row * hidden_width_);
-        });
+        share_rows([&](int64_t row) { norm(row, weight, normal_.row(row)); });
     }
 
-    // How many panels make one item: enough items to share out evenly, each worth the taking.
-    int64_t panels_per_item(int64_t panels) const { return std::max<int64_t>(1, panels / (team_.size() * 8)); }
+    // The panel that a thread needs after this one: its next before `last`, or its first of the matrix after.
+    const Weight* panel_after(const Matrix<Weight>& matrix, int64_t panel, int64_t last, const Matrix<Weight>& next,
+                              int thread) const {
+        if (panel + 1 < last) return matrix.panel(panel + 1);
+        return next.panel(team_.begin(next.num_items(), thread) * next.panels_per_item);
+    }
 
-    void product(const Matrix<Weight>& matrix, int64_t rows, const float* input, int64_t stride, float* output,
-                 int64_t output_stride, Into into) {
-        const int64_t panels = matrix.num_panels(), each = panels_per_item(panels);
-        team_.run((panels + each - 1) / each, [&](int64_t item, int) {
-            for (int64_t panel = item * each; panel < std::min(panels, (item + 1) * each); ++panel) {
-                float* to = output + panel * PANEL;
-                multiply(rows, input, stride, matrix.panel(panel), matrix.inner, to, output_stride, into,
-                         matrix.panel(panel + 1));
-                if (matrix.bias) add_bias(rows, matrix.bias.get() + panel * PANEL, to, output_stride);
-            }
+    void product(const Matrix<Weight>& matrix, const Rows& rows, const PlainOutput& output, Into into,
+                 const Matrix<Weight>& next) {
+        const int64_t panels = matrix.num_panels();
+        team_.run(panels, [&](int64_t panel, int thread) {
+            const PlainOutput to{output.data + panel * PANEL, output.stride};
+            multiply(rows, 0, matrix.panel(panel), matrix.inner, to, into,
+                     panel_after(matrix, panel, team_.end(panels, thread), next, thread));
+            if (matrix.bias) add_bias(rows.count, matrix.bias.get() + panel * PANEL, to.data, to.stride);
         });
     }
 
@@ -264,54 +281,59 @@ private:
     }
 
     // gated = silu(gate) * up, from a panel of each.
-    void gate(const Matrix<Weight>& matrix, int64_t rows) {
-        const int64_t panels = gate_width_ / PANEL, each = panels_per_item(panels);
-        team_.run((panels + each - 1) / each, [&](int64_t item, int thread) {
-            std::vector<float>& both = scratch_[thread].sums;
-            both.resize(rows * 2 * PANEL);
-            for (int64_t panel = item * each; panel < std::min(panels, (item + 1) * each); ++panel) {
-                for (int64_t half = 0; half < 2; ++half) {
-                    float* to = both.data() + half * PANEL;
-                    multiply(rows, normal_.data(), hidden_width_, matrix.panel(2 * panel + half), matrix.inner, to,
-                             2 * PANEL, Into::STORE, matrix.panel(2 * panel + half + 1));
-                    if (matrix.bias) add_bias(rows, matrix.bias.get() + (2 * panel + half) * PANEL, to, 2 * PANEL);
+    void gate(const Matrix<Weight>& matrix, const Matrix<Weight>& next) {
+        const int64_t pairs = matrix.num_items();
+        team_.run(pairs, [&](int64_t pair, int thread) {
+            float* const both = scratch_[thread].sums.room(rows_ * 2 * PANEL);
+            for (int64_t panel = 2 * pair; panel < 2 * pair + 2; ++panel) {
+                const PlainOutput to{both + panel % 2 * PANEL, 2 * PANEL};
+                multiply(normal_, 0, matrix.panel(panel), matrix.inner, to, Into::STORE,
+                         panel_after(matrix, panel, 2 * team_.end(pairs, thread), next, thread));
+                if (matrix.bias) add_bias(rows_, matrix.bias.get() + panel * PANEL, to.data, to.stride);
+            }
+            for (int64_t row = 0; row < rows_; ++row) {
+                const Row to = gated_.row(row);
+                for (int64_t index = 0; index < PANEL; index += LANES) {
+                    const Floats gate = load(both + row * 2 * PANEL + index);
+                    const Floats up = load(both + row * 2 * PANEL + PANEL + index);
+                    store(to.group(pair * PANEL + index), gate / (1.0f + exponential(-gate)) * up);
                 }
-                for (int64_t row = 0; row < rows; ++row)
-                    for (int64_t index = 0; index < PANEL; index += LANES) {
-                        const Floats gate = load(both.data() + row * 2 * PANEL + index);
-                        const Floats up = load(both.data() + row * 2 * PANEL + PANEL + index);
-                        store(gated_.data() + row * gate_width_ + panel * PANEL + index,
-                              gate / (1.0f + exponential(-gate)) * up);
-                    }
             }
         });
     }
 
-    // Norms and turns queries and keys, puts keys and values into the cache.
+    // Norms and turns queries and keys, puts keys and values into the cache. Shared out by key head: rows of a session
+    // lie side by side in the cache.
     void place_heads(const Layer<Weight>& layer, int64_t index) {
-        share_rows([&](int64_t row) {
-            const SessionRows& session = sessions_[session_of_[row]];
-            const int64_t slot = session.length + row - session.first, offset = slot % BLOCK_TOKENS;
-            const int32_t block = session.blocks[slot / BLOCK_TOKENS];
-            float* heads = qkv_.data() + row * qkv_width_;
-            for (int64_t head = 0; head < config_.heads + config_.key_heads; ++head) {
-                const bool is_query = head < config_.heads;
-                const Array<float>& weight = is_query ? layer.q_norm : layer.k_norm;
-                float* values = heads + head * config_.head_size;
-                if (weight) norm(values, weight.get(), config_.head_size, values);
-                turn(row, values);
-                if (is_query) continue;
-                Weight* key = pages_of(index, head - config_.heads).key_column(block, offset);
-                for (int64_t k = 0; k < config_.head_size; ++k) key[k * PANEL] = made_of<Weight>(values[k]);
-            }
-            const float* values = heads + (config_.heads + config_.key_heads) * config_.head_size;
-            for (int64_t head = 0; head < config_.key_heads; ++head) {
-                const Pages<Weight> pages = pages_of(index, head);
-                for (int64_t k = 0; k < config_.head_size; ++k)
-                    pages.value_row(block, offset, k / PANEL)[place<Weight>(int(k % PANEL))] =
-                        made_of<Weight>(values[head * config_.head_size + k]);
-            }
-        });
+        const auto place_all = [&](int64_t head) {
+            for (int64_t row = 0; row < rows_; ++row) place_head(layer, index, head, row);
+        };
+        if (rows_ <= FEW_ROWS) {
+            for (int64_t head = 0; head < config_.key_heads; ++head) place_all(head);
+        } else {
+            team_.run(config_.key_heads, [&](int64_t head, int) { place_all(head); });
+        }
+    }
+
+    void place_head(const Layer<Weight>& layer, int64_t index, int64_t head, int64_t row) {
+        const int64_t size = config_.head_size, group = config_.heads / config_.key_heads;
+        const SessionRows& session = sessions_[session_of_[row]];
+        const int64_t slot = session.length + row - session.first, offset = slot % BLOCK_TOKENS;
+        const int32_t block = session.blocks[slot / BLOCK_TOKENS];
+        const Pages<Weight> pages = pages_of(index, head);
+        float* const heads = qkv_.get() + row * qkv_width_;
+        for (int64_t query = head * group; query < (head + 1) * group; ++query) {
+            if (layer.q_norm) norm(heads + query * size, layer.q_norm.get(), size);
+            turn(row, heads + query * size);
+        }
+        float* const key = heads + (config_.heads + head) * size;
+        if (layer.k_norm) norm(key, layer.k_norm.get(), size);
+        turn(row, key);
+        Weight* const column = pages.key_column(block, offset);
+        for (int64_t k = 0; k < size; ++k) column[k * PANEL] = made_of<Weight>(key[k]);
+        const float* const values = key + config_.key_heads * size;
+        for (int64_t k = 0; k < size; ++k)
+            pages.value_row(block, offset, k / PANEL)[place<Weight>(int(k % PANEL))] = made_of<Weight>(values[k]);
     }
 
     // Rotary position embedding; pairs are half a head apart.
@@ -331,46 +353,48 @@ private:
     };
 
     void attention(const Layer<Weight>& layer, int64_t index) {
-        const int64_t group = config_.heads / config_.key_heads, width = config_.heads * config_.head_size;
-        const int64_t tile = std::max<int64_t>(1, 2 * TILE_ROWS / group);
+        const int64_t group = config_.heads / config_.key_heads, size = config_.head_size;
+        const int64_t most = std::max<int64_t>(1, TILE_ROWS / group);
         items_.clear();
         for (const SessionRows& session : sessions_)
-            for (int64_t head = 0; head < config_.key_heads; ++head)
-                for (int64_t begin = 0; begin < session.count; begin += tile)
-                    items_.push_back({&session, head, begin, std::min(session.count, begin + tile)});
+            for (int64_t parts = (session.count + most - 1) / most, part = 0; part < parts; ++part)
+                for (int64_t head = 0; head < config_.key_heads; ++head)
+                    items_.push_back(
+                        {&session, head, session.count * part / parts, session.count * (part + 1) / parts});
         team_.run(int64_t(items_.size()), [&](int64_t number, int thread) {
             const Item& item = items_[number];
+            const int64_t column = item.head * group * size;
             attend(pages_of(index, item.head), *item.session, item.begin, item.end, group,
-                   qkv_.data() + item.session->first * qkv_width_ + item.head * group * config_.head_size, qkv_width_,
-                   config_.attention_scale, layer.window,
-                   attended_.data() + item.session->first * width + item.head * group * config_.head_size, width,
-                   scratch_[thread]);
+                   qkv_.get() + item.session->first * qkv_width_ + column, qkv_width_, config_.attention_scale,
+                   layer.window, attended_, column, scratch_[thread]);
         });
     }
 
     void finish(const PacelineStep& step) {
         const int64_t count = step.num_wanted, vocabulary = config_.vocabulary;
         if (count == 0) return;
+        const Rows rows{normal_.data, count, hidden_width_};
         for (int64_t index = 0; index < count; ++index)
-            norm(state_.data() + step.wanted[index] * hidden_width_, final_norm_.get(), config_.hidden,
-                 normal_.data() + index * hidden_width_);
-        const int64_t panels = head_.num_panels(), each = panels_per_item(panels);
-        team_.run((panels + each - 1) / each, [&](int64_t item, int thread) {
-            std::vector<float>& sums = scratch_[thread].sums;
-            sums.resize(count * PANEL);
-            for (int64_t panel = item * each; panel < std::min(panels, (item + 1) * each); ++panel) {
-                multiply(count, normal_.data(), hidden_width_, head_.panel(panel), head_.inner, sums.data(), PANEL,
-                         Into::STORE, head_.panel(panel + 1));
-                if (head_.bias) add_bias(count, head_.bias.get() + panel * PANEL, sums.data(), PANEL);
+            norm(step.wanted[index], final_norm_.get(), rows.row(index));
+        const int64_t items = head_.num_items(), each = head_.panels_per_item;
+        team_.run(items, [&](int64_t item, int thread) {
+            const int64_t last = std::min(head_.num_panels(), team_.end(items, thread) * each);
+            for (int64_t panel = item * each; panel < std::min(head_.num_panels(), (item + 1) * each); ++panel) {
                 const int64_t columns = std::min<int64_t>(PANEL, vocabulary - panel * PANEL);
+                const Weight* next = panel_after(head_, panel, last, layers_[0].qkv, thread);
+                PlainOutput to{step.logits + panel * PANEL, vocabulary};
+                if (columns < PANEL) to = {scratch_[thread].sums.room(count * PANEL), PANEL};
+                multiply(rows, 0, head_.panel(panel), head_.inner, to, Into::STORE, next);
+                if (head_.bias) add_bias(count, head_.bias.get() + panel * PANEL, to.data, to.stride);
+                if (columns == PANEL) continue;
                 for (int64_t row = 0; row < count; ++row)
-                    std::copy_n(sums.data() + row * PANEL, columns, step.logits + row * vocabulary + panel * PANEL);
+                    std::copy_n(to.data + row * PANEL, columns, step.logits + row * vocabulary + panel * PANEL);
             }
         });
     }
 
     const PacelineConfig config_;
-    const int64_t padded_size_, qkv_width_, hidden_width_, gate_width_, page_items_;
+    const int64_t padded_size_, qkv_width_, hidden_width_, gate_width_, attended_width_, page_items_;
     const std::vector<float> frequencies_;
     std::vector<Layer<Weight>> layers_;
     Array<Weight> weights_;
@@ -382,7 +406,9 @@ private:
     int64_t rows_ = 0;
     std::vector<SessionRows> sessions_;
     std::vector<int32_t> session_of_;
-    std::vector<float> state_, normal_, qkv_, attended_, gated_, cosines_, sines_;
+    Buffer state_, qkv_, normal_buffer_, attended_buffer_, gated_buffer_;
+    Rows normal_{}, attended_{}, gated_{};
+    std::vector<float> cosines_, sines_;
     std::vector<Item> items_;
     std::vector<Scratch> scratch_;
 };

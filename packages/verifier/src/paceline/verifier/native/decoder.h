@@ -75,14 +75,28 @@ private:
     int64_t count_ = 0;
 };
 
+// Floats that are written before they are read, for as many as were ever asked for; aligned for vectors.
+class Buffer {
+public:
+    float* room(int64_t count) {
+        if (count > items_.size()) items_ = Array<float>(std::max(count, 2 * items_.size()));
+        return items_.get();
+    }
+    float* get() { return items_.get(); }
+
+private:
+    Array<float> items_;
+};
+
 // A weight matrix [columns][inner] in panels, with a bias if the layer has one.
 template <typename Weight>
 struct Matrix {
-    int64_t columns = 0, inner = 0;
+    int64_t columns = 0, inner = 0, panels_per_item = 1;
     Weight* panels = nullptr;
     Array<float> bias;  // padded to whole panels
 
     int64_t num_panels() const { return (columns + PANEL - 1) / PANEL; }
+    int64_t num_items() const { return (num_panels() + panels_per_item - 1) / panels_per_item; }
     const Weight* panel(int64_t index) const { return panels + index * inner * PANEL; }
 };
 

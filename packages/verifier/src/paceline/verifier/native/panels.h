@@ -2,11 +2,13 @@
 //
 // So an output's bits depend on its own row and column alone: not on how many rows there are, how they are cut into
 // tiles, or whether the sum is interrupted and goes on later. All products of the decoder, attention's included, are
-// made of `multiply`.
+// made of `multiply` (and `add_term`, which goes on with such a sum).
 //
 // A matrix is stored as panels of PANEL columns: [panel][inner][PANEL]. In bfloat16 the columns of a panel are
 // interleaved, so that a shift and a mask widen them: word j of a group holds column j below and column LANES + j above.
 #pragma once
+
+#include <algorithm>
 
 #include "vectors.h"
 
@@ -62,6 +64,55 @@ inline void load_panel(const bfloat16* row, Floats (&columns)[VECTORS]) {
     }
 }
 
+// One row of Rows: element k is row[k], and LANES of them from a multiple of LANES on lie together.
+struct Row {
+    float* first;
+    int64_t step;  // between two groups of LANES
+
+    float* group(int64_t k) const { return first + k / LANES * step; }
+    float& operator[](int64_t k) const { return first[k / LANES * step + k % LANES]; }
+};
+
+// The left side of a product. Rows are cut into tiles of nearly equal height, and a tile lies as
+// [width / LANES][height][LANES]: what its sums read one after the other is one stretch of memory.
+struct Rows {
+    float* data;
+    int64_t count, width;  // width: a multiple of LANES
+
+    int64_t num_tiles() const { return (count + TILE_ROWS - 1) / TILE_ROWS; }
+    int64_t first(int64_t tile) const {
+        const int64_t all = num_tiles();
+        return tile * (count / all) + std::min(tile, count % all);
+    }
+    int64_t height(int64_t tile) const { return first(tile + 1) - first(tile); }
+    float* tile_at(int64_t tile, int64_t k) const { return data + first(tile) * width + k * height(tile); }
+
+    Row row(int64_t index) const {
+        const int64_t all = num_tiles(), least = count / all, higher = count % all * (least + 1);
+        const int64_t tile = index < higher ? index / (least + 1) : count % all + (index - higher) / least;
+        return {tile_at(tile, 0) + (index - first(tile)) * LANES, height(tile) * LANES};
+    }
+};
+
+// Where a product's outputs go: plain rows, or Rows cut as the left side is.
+struct PlainOutput {
+    float* data;
+    int64_t stride;
+
+    float* at(const Rows& rows, int64_t tile) const { return data + rows.first(tile) * stride; }
+    int64_t row_step(const Rows&, int64_t) const { return stride; }
+    int64_t group_step(const Rows&, int64_t) const { return LANES; }
+};
+
+struct RowsOutput {
+    float* data;
+    int64_t width, column;
+
+    float* at(const Rows& rows, int64_t tile) const { return Rows{data, rows.count, width}.tile_at(tile, column); }
+    int64_t row_step(const Rows&, int64_t) const { return LANES; }
+    int64_t group_step(const Rows& rows, int64_t tile) const { return rows.height(tile) * LANES; }
+};
+
 // Memory that will be needed soon, fetched a little with each term of a sum.
 struct Ahead {
     const char* from;
@@ -75,64 +126,77 @@ struct Ahead {
     }
 };
 
-// ROWS x PANEL outputs. rows: [ROWS][stride], panel: [inner][PANEL], output: [ROWS][output_stride].
-template <int ROWS, typename Weight>
-void multiply_tile(const float* rows, int64_t stride, const Weight* panel, int64_t inner, float* output,
-                   int64_t output_stride, Into into, Ahead ahead) {
-    Floats sums[ROWS][VECTORS];
+// HEIGHT x PANEL outputs. tile: [inner / LANES][HEIGHT][LANES], panel: [inner][PANEL].
+template <int HEIGHT, typename Weight>
+void multiply_tile(const float* tile, const Weight* panel, int64_t inner, float* output, int64_t row_step,
+                   int64_t group_step, Into into, Ahead ahead) {
+    Floats sums[HEIGHT][VECTORS];
 #pragma GCC unroll 12
-    for (int row = 0; row < ROWS; ++row)
+    for (int row = 0; row < HEIGHT; ++row)
 #pragma GCC unroll 8
         for (int vector = 0; vector < VECTORS; ++vector)
             sums[row][vector] =
-                into == Into::CONTINUE ? load(output + row * output_stride + vector * LANES) : Floats{};
-    for (int64_t k = 0; k < inner; ++k) {
-        Floats columns[VECTORS];
-        ahead.fetch<Weight>(k);
-        load_panel(panel + k * PANEL, columns);
+                into == Into::CONTINUE ? load(output + row * row_step + vector * group_step) : Floats{};
+    for (int64_t group = 0; group < inner; group += LANES) {
+        const float* factors = tile + group * HEIGHT;
+        const int64_t terms = std::min<int64_t>(LANES, inner - group);
+#pragma GCC unroll 1
+        for (int64_t term = 0; term < terms; ++term) {
+            Floats columns[VECTORS];
+            ahead.fetch<Weight>(group + term);
+            load_panel(panel + (group + term) * PANEL, columns);
 #pragma GCC unroll 12
-        for (int row = 0; row < ROWS; ++row) {
-            const float factor = rows[row * stride + k];
+            for (int row = 0; row < HEIGHT; ++row) {
+                const Floats factor = broadcast(factors[row * LANES + term]);
 #pragma GCC unroll 8
-            for (int vector = 0; vector < VECTORS; ++vector) sums[row][vector] += factor * columns[vector];
+                for (int vector = 0; vector < VECTORS; ++vector) sums[row][vector] += factor * columns[vector];
+            }
         }
     }
 #pragma GCC unroll 12
-    for (int row = 0; row < ROWS; ++row)
+    for (int row = 0; row < HEIGHT; ++row)
 #pragma GCC unroll 8
         for (int vector = 0; vector < VECTORS; ++vector) {
-            float* to = output + row * output_stride + vector * LANES;
+            float* to = output + row * row_step + vector * group_step;
             store(to, into == Into::ADD ? load(to) + sums[row][vector] : sums[row][vector]);
         }
 }
 
-template <typename Weight, int ROWS = TILE_ROWS>
-void multiply_few(int count, const float* rows, int64_t stride, const Weight* panel, int64_t inner, float* output,
-                  int64_t output_stride, Into into, Ahead ahead) {
-    if constexpr (ROWS > 1) {
-        if (count < ROWS) {
-            multiply_few<Weight, ROWS - 1>(count, rows, stride, panel, inner, output, output_stride, into, ahead);
+template <typename Weight, int HEIGHT = TILE_ROWS>
+void multiply_tile_of(int64_t height, const float* tile, const Weight* panel, int64_t inner, float* output,
+                      int64_t row_step, int64_t group_step, Into into, Ahead ahead) {
+    if constexpr (HEIGHT > 1) {
+        if (height < HEIGHT) {
+            multiply_tile_of<Weight, HEIGHT - 1>(height, tile, panel, inner, output, row_step, group_step, into,
+                                                 ahead);
             return;
         }
     }
-    multiply_tile<ROWS, Weight>(rows, stride, panel, inner, output, output_stride, into, ahead);
+    multiply_tile<HEIGHT, Weight>(tile, panel, inner, output, row_step, group_step, into, ahead);
 }
 
-// Any number of rows by one panel. Tiles of nearly equal height: a last tile of one row would be slow.
+// Rows by one panel; the rows' elements from `from`, a multiple of LANES, on.
 //
-// Meanwhile `next`, a panel of the same size, is fetched: evenly over all tiles, since later tiles find this panel in
-// the cache and leave memory idle.
-template <typename Weight>
-void multiply(int64_t count, const float* rows, int64_t stride, const Weight* panel, int64_t inner, float* output,
-              int64_t output_stride, Into into, const Weight* next) {
-    const int64_t all = (count + TILE_ROWS - 1) / TILE_ROWS, row_bytes = PANEL * sizeof(Weight);
-    for (int64_t tile = 0, first = 0; tile < all; ++tile) {
-        const int64_t left = all - tile, height = (count - first + left - 1) / left;
+// Meanwhile `next`, the panel that this thread will probably need next, is fetched: evenly over all tiles, since later
+// tiles find their panel in the cache and leave memory idle.
+template <typename Weight, typename Output>
+void multiply(const Rows& rows, int64_t from, const Weight* panel, int64_t inner, const Output& output, Into into,
+              const Weight* next) {
+    const int64_t all = rows.num_tiles(), row_bytes = PANEL * sizeof(Weight);
+    for (int64_t tile = 0; tile < all; ++tile) {
         const Ahead ahead{reinterpret_cast<const char*>(next) + inner * tile / all * row_bytes, row_bytes / all};
-        multiply_few<Weight>(int(height), rows + first * stride, stride, panel, inner, output + first * output_stride,
-                             output_stride, into, ahead);
-        first += height;
+        multiply_tile_of<Weight>(rows.height(tile), rows.tile_at(tile, from), panel, inner, output.at(rows, tile),
+                                 output.row_step(rows, tile), output.group_step(rows, tile), into, ahead);
     }
+}
+
+// One more term of the sums of one row: to += factor * (a row of a panel).
+template <typename Weight>
+void add_term(float factor, const Weight* panel_row, float* to) {
+    Floats columns[VECTORS];
+    load_panel(panel_row, columns);
+    for (int vector = 0; vector < VECTORS; ++vector)
+        store(to + vector * LANES, load(to + vector * LANES) + broadcast(factor) * columns[vector]);
 }
 
 // A matrix [columns][inner] as panels; columns beyond the last are 0.
