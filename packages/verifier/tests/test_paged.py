@@ -23,22 +23,19 @@ CONFIG = extract(make_decoder("llama wide heads")).config
 
 @pytest.fixture
 def cache():
+    """With row i of the stage full of i + 1."""
     cache = PagedCache(CONFIG, 4, torch.float32, torch.device("cpu"))
-    for stored in (cache.keys, cache.values[..., : CONFIG.head_dim]):
-        for row in range(MAX_STEP_ROWS):
-            stored[:, row // BLOCK_TOKENS, :, row % BLOCK_TOKENS] = float(row + 1)
+    for row in range(MAX_STEP_ROWS):
+        cache.stored[:, row // BLOCK_TOKENS, :, row % BLOCK_TOKENS, :-ONES] = float(row + 1)
     return cache
 
 
 def kept(cache, slot):
-    """What the last layer's last head has at each committed position, as (key, value)."""
-    slots = slot.token_slots(np.arange(slot.length))
-    lines = [
-        (stored[-1].transpose(1, 2).flatten(0, 1)[slots, -1, -1 - over])
-        for stored, over in ((cache.keys, 0), (cache.values, ONES))
-    ]
-    assert torch.equal(*lines)
-    return lines[0].tolist()
+    """What all layers and heads have at each committed position."""
+    lines = cache.stored.transpose(2, 3).flatten(1, 2)[:, slot.token_slots(np.arange(slot.length)), :, :-ONES]
+    first = lines[0, :, 0, 0]
+    assert torch.equal(lines, first.view(1, -1, 1, 1).expand_as(lines))
+    return first.tolist()
 
 
 def test_accepted_rows_go_behind_the_committed_ones_over_the_edges_of_blocks(cache):
@@ -48,16 +45,16 @@ def test_accepted_rows_go_behind_the_committed_ones_over_the_edges_of_blocks(cac
     assert slot.length == BLOCK_TOKENS + 2
     assert kept(cache, slot) == [*(float(row + 1) for row in range(BLOCK_TOKENS - 2)), 4.0, 91.0, 5.0, 128.0]
     assert kept(cache, other) == [8.0]
-    assert torch.equal(cache.values[..., CONFIG.head_dim :], torch.ones_like(cache.values[..., CONFIG.head_dim :]))
+    assert (cache.stored[..., -ONES:] == 1.0).all()
 
 
 def test_nothing_is_written_but_to_the_session_s_own_places(cache):
     slot = cache.new_slot(BLOCK_TOKENS)
-    before = cache.keys.clone()
+    before = cache.stored.clone()
     cache.commit([(slot, [5])])
-    changed = (cache.keys != before).any(dim=-1).any(dim=2).any(dim=0)  # [blocks, offsets]
+    changed = (cache.stored != before).any(dim=-1).any(dim=2).any(dim=0)  # [blocks, offsets]
     assert changed.nonzero().tolist() == [[slot.blocks[0], 0]]
-    assert not cache.keys[:, ZERO_SLOT // BLOCK_TOKENS].any()
+    assert not cache.stored[:, ZERO_SLOT // BLOCK_TOKENS, ..., :-ONES].any()
 
 
 def test_blocks_come_back_and_are_clean_when_they_are_given_out(cache):
@@ -70,8 +67,7 @@ def test_blocks_come_back_and_are_clean_when_they_are_given_out(cache):
     cache.free(slots[0])
     assert cache.num_free_tokens == 3 * BLOCK_TOKENS
     again = cache.new_slot(3 * BLOCK_TOKENS)
-    assert not cache.keys[:, again.blocks].any()
-    assert not cache.values[:, again.blocks, ..., : CONFIG.head_dim].any()
+    assert not cache.stored[:, again.blocks, ..., :-ONES].any()
 
 
 def test_a_session_that_does_not_fit_takes_nothing(cache):

@@ -40,17 +40,15 @@ NUM_WARM_UPS = 2  # libraries set themselves up in the first calls, which can't 
 
 @dataclass(frozen=True, slots=True)
 class _Places:
-    """Where a step reads and writes, worked out once for all layers. All int64, flat.
+    """Where a step reads, worked out once for all layers. All int64, flat.
 
     Attributes:
-        stage: [rows · kv_heads] lines of the cache that the step's rows are written to.
-        tail: [rows · kv_heads · tail] lines of each row's own part of the context.
+        tail: [rows · kv_heads · tail] lines of each row's own part of the context in the cache.
         blocks: [segments · sessions · kv_heads · blocks of a segment] blocks of one head.
         queries: [sessions · heads · session_rows] lines of the queries [rows · heads] that stand in the grid.
         outputs: [rows · heads] lines of the grid that belong to the rows.
     """
 
-    stage: torch.Tensor
     tail: torch.Tensor
     blocks: torch.Tensor
     queries: torch.Tensor
@@ -204,22 +202,15 @@ class LeanDecoder:
         shape, kv_heads, heads = step.shape, self._config.num_kv_heads, self._config.num_heads
         key_heads = torch.arange(kv_heads, device=self._device)
         all_heads = torch.arange(heads, device=self._device)
-        rows = torch.arange(shape.rows, device=self._device)
 
-        def lines(slots: torch.Tensor) -> torch.Tensor:
-            """[n, …] token slots to [n, kv_heads, …] lines."""
-            first = slots // BLOCK_TOKENS * (kv_heads * BLOCK_TOKENS) + slots % BLOCK_TOKENS
-            offsets = (key_heads * BLOCK_TOKENS).view(1, -1, *(1,) * (slots.dim() - 1))
-            return first.unsqueeze(1) + offsets
-
+        tail = step.tail_slots // BLOCK_TOKENS * (kv_heads * BLOCK_TOKENS) + step.tail_slots % BLOCK_TOKENS
         tables = step.tables[:, : segments * self._segment_blocks].unflatten(1, (segments, self._segment_blocks))
         blocks = tables.transpose(0, 1).unsqueeze(2) * kv_heads + key_heads.view(1, 1, -1, 1)
         queries = step.grid.unsqueeze(1) * heads + all_heads.view(1, -1, 1)
         session, offset = step.place // shape.session_rows, step.place % shape.session_rows
         outputs = (session[:, None] * heads + all_heads) * shape.session_rows + offset[:, None]
         return _Places(
-            stage=lines(rows).flatten(),
-            tail=lines(step.tail_slots).flatten(),
+            tail=(tail.unsqueeze(1) + key_heads.view(1, -1, 1) * BLOCK_TOKENS).flatten(),
             blocks=blocks.flatten(),
             queries=queries.flatten(),
             outputs=outputs.flatten(),
@@ -233,16 +224,15 @@ class LeanDecoder:
         heads, kv_heads, dim = config.num_heads, config.num_kv_heads, config.head_dim
         qkv = functional.linear(x, layer.qkv, layer.qkv_bias).view(shape.rows, -1, dim)
         turned = self._turn(index, qkv[:, : heads + kv_heads], step)
-        keys, values = self.cache.keys[index], self.cache.values[index]
-        keys.flatten(0, 2).index_copy_(0, step.places.stage, turned[:, heads:].reshape(-1, dim))
-        values.flatten(0, 2)[:, :dim].index_copy_(0, step.places.stage, qkv[:, heads + kv_heads :].reshape(-1, dim))
+        stored = self.cache.stored[index]
+        _stage(stored[..., :dim], turned[:, heads:])
+        _stage(stored[..., dim : 2 * dim], qkv[:, heads + kv_heads :])
         queries = turned[:, :heads] * config.attention_scale
-        window = config.sliding_windows[index]
-        hidden_before, hidden_own = step.hidden[window]
-        before, before_max = self._before(queries, keys, values, step, hidden_before, shape)
-        own, own_max = self._own(queries, keys, values, step, hidden_own, shape)
-        top = torch.maximum(before_max, own_max)
-        summed = own * torch.exp(own_max - top) + before * torch.exp(before_max - top)
+        hidden_before, hidden_own = step.hidden[config.sliding_windows[index]]
+        before, before_max = self._before(queries, stored, step, hidden_before, shape)
+        own, own_max = self._own(queries, stored, step, hidden_own, shape)
+        # Weights exp(before_max) and exp(own_max), both divided by their sum, which the last line cancels.
+        summed = torch.lerp(own, before, torch.sigmoid(before_max - own_max))
         return (summed[..., :dim] / summed[..., dim : dim + 1]).to(self._dtype).view(shape.rows, heads * dim)
 
     def _turn(self, index: int, heads: torch.Tensor, step: _Step) -> torch.Tensor:
@@ -255,59 +245,53 @@ class LeanDecoder:
         return torch.addcmul(heads * step.cos, swapped, step.sin)
 
     def _before(
-        self,
-        queries: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        step: _Step,
-        hidden: torch.Tensor,
-        shape: StepShape,
+        self, queries: torch.Tensor, stored: torch.Tensor, step: _Step, hidden: torch.Tensor, shape: StepShape
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Over the committed context before each row's cut, by segments.
 
-        queries: [rows, heads, dim], keys and values: one layer of the cache. Returns the weighted sums
+        queries: [rows, heads, dim], stored: one layer of the cache. Returns the weighted sums
         [rows · kv_heads, group, dim + ONES] and the maxima of scores [rows · kv_heads, group, 1], float32.
         """
         kv_heads, dim = self._config.num_kv_heads, self._config.head_dim
         group = self._config.num_heads // kv_heads
         segments, size = step.num_segments, self._segment_blocks * BLOCK_TOKENS
-        batch = (segments, shape.sessions * kv_heads, size)
-        rows = queries.reshape(-1, dim).index_select(0, step.places.queries)
-        rows = rows.view(batch[1], group * shape.session_rows, dim)
+        rows = queries.view(-1, dim).index_select(0, step.places.queries)
+        rows = rows.view(shape.sessions * kv_heads, group * shape.session_rows, dim)
         # Gathering all segments at once is copying; only sums have to keep to one segment's shape.
-        some_keys = keys.flatten(0, 1).flatten(1).index_select(0, step.places.blocks).view(*batch, dim)
-        some_values = values.flatten(0, 1).flatten(1).index_select(0, step.places.blocks).view(*batch, dim + ONES)
-        scores = torch.stack([_product(rows, segment.transpose(1, 2)) for segment in some_keys])
+        context = stored.flatten(0, 1).flatten(1).index_select(0, step.places.blocks)
+        context = context.view(segments, shape.sessions * kv_heads, size, -1)
+        parts = [_product(rows, segment[..., :dim].transpose(1, 2)) for segment in context]
+        scores = torch.stack(parts) if segments > 1 else parts[0].unsqueeze(0)
         scores.view(segments, shape.sessions, kv_heads, group, shape.session_rows, size).masked_fill_(hidden, HIDDEN)
         top = scores.amax(dim=(0, 3), keepdim=True)
         weights = scores.sub_(top).exp_().to(self._dtype)
-        summed = _product(weights[0], some_values[0])
+        summed = _product(weights[0], context[0, ..., dim:])
         for segment in range(1, segments):
-            summed = summed + _product(weights[segment], some_values[segment])
+            summed = summed + _product(weights[segment], context[segment, ..., dim:])
         outputs = summed.view(-1, dim + ONES).index_select(0, step.places.outputs)
         maxima = top.view(-1).index_select(0, step.places.outputs)
         return outputs.view(-1, group, dim + ONES), maxima.view(-1, group, 1)
 
     def _own(
-        self,
-        queries: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        step: _Step,
-        hidden: torch.Tensor,
-        shape: StepShape,
+        self, queries: torch.Tensor, stored: torch.Tensor, step: _Step, hidden: torch.Tensor, shape: StepShape
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Over the rest, which each row reads for itself. As `_before`."""
         kv_heads, dim = self._config.num_kv_heads, self._config.head_dim
         group = self._config.num_heads // kv_heads
         batch = (shape.rows * kv_heads, shape.tail)
-        own_keys = keys.flatten(0, 2).index_select(0, step.places.tail).view(*batch, dim)
-        own_values = values.flatten(0, 2).index_select(0, step.places.tail).view(*batch, dim + ONES)
-        scores = _product(queries.reshape(batch[0], group, dim), own_keys.transpose(1, 2))
+        context = stored.flatten(0, 2).index_select(0, step.places.tail).view(*batch, -1)
+        scores = _product(queries.view(batch[0], group, dim), context[..., :dim].transpose(1, 2))
         scores.view(shape.rows, kv_heads, group, shape.tail).masked_fill_(hidden, HIDDEN)
         top = scores.amax(dim=-1, keepdim=True)
         weights = scores.sub_(top).exp_().to(self._dtype)
-        return _product(weights, own_values), top
+        return _product(weights, context[..., dim:]), top
+
+
+def _stage(stored: torch.Tensor, rows: torch.Tensor) -> None:
+    """Writes rows [rows, kv_heads, n] to the first token slots of [blocks, kv_heads, BLOCK_TOKENS, n]."""
+    size = min(BLOCK_TOKENS, rows.shape[0])
+    by_block = rows.unflatten(0, (-1, size)).transpose(1, 2)
+    stored[: by_block.shape[0], :, :size].copy_(by_block)
 
 
 def _product(some: torch.Tensor, other: torch.Tensor) -> torch.Tensor:

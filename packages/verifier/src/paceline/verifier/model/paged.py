@@ -5,8 +5,8 @@ and the accepted ones are copied behind the committed tokens when acceptance has
 drafter thought of, is never where another row's products could meet it (0 x inf is no number), and needs no room in its
 session's blocks. All other room is zero: blocks are cleared when they are given out.
 
-A *token slot* is block x BLOCK_TOKENS + offset. In storage, heads lie between block and offset, so that a block's keys
-of one head are one stretch of memory.
+A *token slot* is block x BLOCK_TOKENS + offset. In storage, heads lie between block and offset, so that a block of one
+head is one stretch of memory; and a head's key and value lie side by side, so that reading both is one operation.
 """
 
 from __future__ import annotations
@@ -22,9 +22,7 @@ from paceline.verifier.model.decoder import DecoderConfig
 
 BLOCK_TOKENS = 64
 MAX_STEP_ROWS = 128
-ONES = (
-    8  # columns of ones behind each value row: the product that weighs the values sums the weights; 8 keep it aligned
-)
+ONES = 8  # columns of ones behind each value: the product that weighs the values sums the weights; 8 keep it aligned
 ZERO_BLOCK = MAX_STEP_ROWS // BLOCK_TOKENS  # the blocks before it are the stage
 NUM_RESERVED = ZERO_BLOCK + 1
 ZERO_SLOT = ZERO_BLOCK * BLOCK_TOKENS  # a token slot that nothing is ever written to
@@ -61,17 +59,16 @@ class PagedCache:
     """Room for `num_blocks` x BLOCK_TOKENS tokens, and the stage.
 
     Attributes:
-        keys: [layers, blocks, kv_heads, BLOCK_TOKENS, head_dim] in the model's dtype; the first NUM_RESERVED blocks are
-            the stage and zeros.
-        values: the same with ONES more columns, of ones.
+        stored: [layers, blocks, kv_heads, BLOCK_TOKENS, 2 · head_dim + ONES] in the model's dtype: keys, values, ones.
+            The first NUM_RESERVED blocks are the stage and zeros.
     """
 
     def __init__(self, config: DecoderConfig, num_blocks: int, dtype: torch.dtype, device: torch.device) -> None:
-        self._head_dim, self._kv_heads = config.head_dim, config.num_kv_heads
-        shape = (config.num_layers, NUM_RESERVED + num_blocks, config.num_kv_heads, BLOCK_TOKENS)
-        self.keys = torch.zeros(*shape, config.head_dim, dtype=dtype, device=device)
-        self.values = torch.zeros(*shape, config.head_dim + ONES, dtype=dtype, device=device)
-        self.values[..., config.head_dim :] = 1.0
+        self._kv_heads = config.num_kv_heads
+        width = 2 * config.head_dim + ONES
+        shape = (config.num_layers, NUM_RESERVED + num_blocks, config.num_kv_heads, BLOCK_TOKENS, width)
+        self.stored = torch.zeros(shape, dtype=dtype, device=device)
+        self.stored[..., -ONES:] = 1.0
         self._free = list(range(NUM_RESERVED + num_blocks - 1, NUM_RESERVED - 1, -1))
 
     @property
@@ -89,8 +86,7 @@ class PagedCache:
             raise CacheFull(f"{num_tokens} tokens need {count} blocks of the KV cache, and {len(self._free)} are free")
         blocks = [self._free.pop() for _ in range(count)]
         index = self._upload(np.array(blocks, dtype=np.int64))
-        self.keys.index_fill_(1, index, 0.0)
-        self.values[..., : self._head_dim].index_fill_(1, index, 0.0)
+        self.stored[..., :-ONES].index_fill_(1, index, 0.0)
         return PagedSlot(blocks)
 
     def free(self, slot: PagedSlot) -> None:
@@ -119,9 +115,8 @@ class PagedCache:
         if not sum(map(len, sources)):
             return
         both = self._upload(np.stack([self._lines(np.concatenate(sources)), self._lines(np.concatenate(targets))]))
-        for stored in (self.keys, self.values):
-            lines = stored.flatten(1, 3)
-            lines.index_copy_(1, both[1], lines.index_select(1, both[0]))
+        lines = self.stored.flatten(1, 3)
+        lines.index_copy_(1, both[1], lines.index_select(1, both[0]))
 
     def _lines(self, slots: Slots) -> Slots:
         """Where all heads of these n tokens lie in [blocks · kv_heads · BLOCK_TOKENS]. Returns [n · kv_heads]."""
@@ -130,4 +125,4 @@ class PagedCache:
         return lines
 
     def _upload(self, numbers: Slots) -> torch.Tensor:
-        return torch.from_numpy(numbers).to(self.keys.device, non_blocking=True)
+        return torch.from_numpy(numbers).to(self.stored.device, non_blocking=True)
