@@ -73,4 +73,6 @@ def _filters(sampling: Sampling) -> bool:
 
 
 def _upload(numbers: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    if like.device.type == "cuda":
+        numbers = numbers.pin_memory()  # from other memory, copying would wait for what the device is doing
     return numbers.to(like.device, non_blocking=True)

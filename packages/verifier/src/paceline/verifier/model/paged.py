@@ -125,4 +125,7 @@ class PagedCache:
         return lines
 
     def _upload(self, numbers: Slots) -> torch.Tensor:
-        return torch.from_numpy(numbers).to(self.stored.device, non_blocking=True)
+        tensor = torch.from_numpy(numbers)
+        if self.stored.device.type == "cuda":
+            tensor = tensor.pin_memory()  # from other memory, copying would wait for what the device is doing
+        return tensor.to(self.stored.device, non_blocking=True)
