@@ -18,6 +18,7 @@ from paceline.verifier.convert import Limits
 from paceline.verifier.cost import ForwardCost
 from paceline.verifier.engine import Engine, EngineLimits
 from paceline.verifier.lessons import Lessons
+from paceline.verifier.metrics import Metrics
 from paceline.verifier.model.batch import SessionPlan, StepPlan
 from paceline.verifier.model.blocks import BLOCK_TOKENS
 from paceline.verifier.model.engines import open_runner
@@ -30,6 +31,7 @@ from paceline.verifier.settings import VerifierSettings
 from paceline.verifier.version import VERSION
 from paceline.wire import logs
 from paceline.wire.membership import Membership
+from paceline.wire.metrics import MetricsServer
 from paceline.wire.server import Server, run
 from paceline.wire.settings import Command, StartupError, run_commands
 from paceline.wire.version import make_peer
@@ -50,6 +52,8 @@ class Verifier:
         self.settings = settings
         self.state = VerifierState(settings, settings.verifier_id or f"verifier-{secrets.token_hex(4)}")
         self.server = Server(settings, [SERVICE])
+        self._metrics = Metrics()
+        self._metrics_server: MetricsServer | None = None
         self._trainers: list[str] = []
         self._membership: Membership | None = None
         self._renewal: asyncio.Task[None] | None = None
@@ -57,13 +61,16 @@ class Verifier:
 
     async def start(self) -> None:
         settings, state = self.settings, self.state
+        if settings.metrics_listen:
+            self._metrics_server = MetricsServer(settings.metrics_listen, self._metrics.registry)
+            log.info("metrics", address=self._metrics_server.address)
         target, runner, forward_cost = await asyncio.to_thread(prepare, settings)
         name = settings.model_name or settings.model.removeprefix("package:").rstrip("/").rpartition("/")[2]
         lessons = Lessons(name, target.tokenizer.content_hash, LESSON_TOP_K, settings, self._trainer)
         engine_limits = EngineLimits(
             settings.max_sessions, settings.max_queue, settings.max_nodes, settings.max_step_nodes
         )
-        engine = Engine(runner, forward_cost, state.hub, engine_limits, lessons)
+        engine = Engine(runner, forward_cost, state.hub, engine_limits, lessons, self._metrics)
         limits = Limits(
             vocab_size=runner.vocab_size,
             context_length=min(target.context_length, runner.pool.num_blocks * BLOCK_TOKENS - runner.max_session_rows),
@@ -129,6 +136,8 @@ class Verifier:
         if self.state.loaded is not None:
             await self.state.loaded.lessons.stop()
             await self.state.loaded.engine.stop()
+        if self._metrics_server is not None:
+            await asyncio.to_thread(self._metrics_server.close)
 
 
 def prepare(settings: VerifierSettings) -> tuple[Target, Runner, ForwardCost]:

@@ -19,6 +19,7 @@ from paceline.verifier.calibration import Calibration
 from paceline.verifier.cost import ForwardCost
 from paceline.verifier.hub import DrafterHub
 from paceline.verifier.link import DrafterLink
+from paceline.verifier.metrics import Metrics
 from paceline.verifier.model.batch import SessionPlan, SessionResult, StepPlan, StepResult
 from paceline.verifier.model.blocks import BLOCK_TOKENS, BlockPool
 from paceline.verifier.planning import grant, prefill_rows
@@ -83,6 +84,7 @@ class Engine:
         hub: connected drafters.
         limits: how much at once.
         lessons: who gathers lessons, if anybody does.
+        metrics: what is counted and timed.
     """
 
     def __init__(
@@ -92,9 +94,11 @@ class Engine:
         hub: DrafterHub,
         limits: EngineLimits,
         lessons: LessonSink | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self.cost = cost
         self.calibration = Calibration()
+        self.metrics = metrics or Metrics()
         self._model = model
         self._hub = hub
         self._limits = limits
@@ -105,6 +109,15 @@ class Engine:
         self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._task: asyncio.Task[None] | None = None
+        self._waited_s = 0.0  # for drafts, before the step that runs or comes next
+        self._ended_s: float | None = None  # when the step before ended, unless there was nothing to do since
+        pool = model.pool
+        self.metrics.show(
+            lambda: len(self._running),
+            lambda: len(self._queue),
+            lambda: pool.num_held / max(1, pool.num_blocks),
+            lambda: pool.num_remembered / max(1, pool.num_blocks),
+        )
 
     @property
     def num_running(self) -> int:
@@ -172,6 +185,7 @@ class Engine:
             self._admit()
             if not self._running:
                 self._model.trim()
+                self._ended_s = None
                 self._work.clear()
                 await self._work.wait()
                 continue
@@ -182,11 +196,21 @@ class Engine:
             plan = StepPlan(tuple(self._session_plan(part) for part in planned))
             try:
                 result = await loop.run_in_executor(self._thread, self._model.step, plan)
+                self._observe(plan, result)
                 self._commit(planned, plan, result)
             except Exception:
+                self.metrics.failures.inc()
                 log.exception("step failed", sessions=len(planned), rows=plan.num_rows)
                 self._fail(planned)
             await asyncio.sleep(0)  # announcements and streams go out before the next plan
+
+    def _observe(self, plan: StepPlan, result: StepResult) -> None:
+        self.cost.observe(plan.num_rows, result.seconds)
+        gap_s = None
+        if self._ended_s is not None:
+            gap_s = max(0.0, result.started_s - self._ended_s - self._waited_s)
+        self._ended_s = result.started_s + result.seconds
+        self.metrics.stepped(result.seconds, plan.num_rows, gap_s, self._waited_s)
 
     def _can_admit(self) -> bool:
         return bool(self._queue) and len(self._running) < self._limits.max_sessions
@@ -203,10 +227,19 @@ class Engine:
                 self._give_up_slot(session)
                 return
             self._queue.popleft()
-            session.admitted_s = session.admitted_s or time.monotonic()
+            if not session.admitted_s:
+                self._admitted(session)
             session.reading = True
             self._running[session.session_id] = session
             self._hub.engage(session)
+
+    def _admitted(self, session: Session) -> None:
+        """For the first time."""
+        assert session.slot is not None
+        session.admitted_s = time.monotonic()
+        self.metrics.queue_time.observe(session.admitted_s - session.arrived_s)
+        self.metrics.prompt_tokens.inc(session.length)
+        self.metrics.cached_tokens.inc(session.slot.length)
 
     def _give_up_slot(self, session: Session) -> None:
         if session.slot is not None:
@@ -222,6 +255,7 @@ class Engine:
     def _preempt(self, session: Session) -> None:
         """Sends the session back to the head of the queue; most of what it had in the cache will still be there."""
         log.info("preempted for want of cache", session=session.session_id, tokens=session.length)
+        self.metrics.preemptions.inc()
         self._leave(session)
         self._queue.appendleft(session)
 
@@ -244,9 +278,9 @@ class Engine:
                 for link, session in late:
                     link.overdue(session)
                 break
-        waited_s = time.perf_counter() - started
+        self._waited_s = time.perf_counter() - started
         for session in self._running.values():
-            session.total.wait_s += waited_s / len(self._running)
+            session.total.wait_s += self._waited_s / len(self._running)
 
     def _worthwhile_wait(self, late: list[tuple[DrafterLink, Session]]) -> float:
         pending: list[Pending] = []
@@ -346,7 +380,6 @@ class Engine:
     def _commit(self, planned: list[_Planned], plan: StepPlan, result: StepResult) -> None:
         num_decoding = sum(1 for outcome in result.sessions if outcome.tokens)
         plain_s = self.cost.seconds(num_decoding) / num_decoding if num_decoding else 0.0
-        self.cost.observe(plan.num_rows, result.seconds)
         for part, rows, outcome in zip(planned, plan.sessions, result.sessions, strict=True):
             session = part.session
             if session.cancelled or session.slot is None:
@@ -360,12 +393,16 @@ class Engine:
             else:
                 session.total.verify_s += share_s
                 session.total.steps += 1
+                self.metrics.session_steps.inc()
             if not outcome.tokens:
                 self._remember(session)
                 continue
             self._learn(part, outcome)
             session.total.elapsed_s = time.monotonic() - session.admitted_s
+            if session.num_generated == len(session.request.committed):
+                self.metrics.first_token.observe(time.monotonic() - session.arrived_s)
             taken = session.commit(outcome, part.candidates, 0.0 if reading else plain_s)
+            self.metrics.generation_tokens.inc(len(taken))
             after = (rows.chain[-1], *rows.tree_tokens)
             self._remember(session)
             for link in self._hub.serving(session):
@@ -384,17 +421,25 @@ class Engine:
         total = part.session.total
         total.nodes += len(part.candidates)
         accepted = set(outcome.accepted)
+        proposed: dict[str, int] = {}
+        right: dict[str, int] = {}
         gained: dict[str, int] = {}
         for index, candidate in enumerate(part.candidates):
-            for source in candidate.node.proposals:
+            sources = candidate.node.proposals
+            for source in sources:
                 total.credit(source).proposed += 1
+                proposed[source.strategy] = proposed.get(source.strategy, 0) + 1
             if candidate.parent == ROOT or candidate.parent in accepted:
                 self.calibration.observe(candidate.node, index in accepted)
             if index in accepted:
-                for drafter_id in {source.drafter_id for source in candidate.node.proposals}:
+                for source in sources:
+                    right[source.strategy] = right.get(source.strategy, 0) + 1
+                for drafter_id in {source.drafter_id for source in sources}:
                     gained[drafter_id] = gained.get(drafter_id, 0) + 1
         for link in self._hub.serving(part.session):
             link.gain.observe(gained.get(link.info.drafter_id, 0))
+        for strategy, count in proposed.items():
+            self.metrics.drafted(strategy, count, right.get(strategy, 0))
 
     def _fail(self, planned: list[_Planned]) -> None:
         error = PacelineError(Reason.INTERNAL, "the step of this request failed; the verifier's log has the cause")

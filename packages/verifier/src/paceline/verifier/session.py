@@ -7,6 +7,7 @@ of a step's plan and the session's slot.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -135,6 +136,7 @@ class Session:
         self.reading = True  # the prompt, or after a preemption all there is so far
         self.events: asyncio.Queue[Event] = asyncio.Queue()
         self.total = Outcome()
+        self.arrived_s = time.monotonic()
         self.admitted_s = 0.0
         self._text = text
         self._eos = frozenset() if request.ignore_eos else eos_token_ids

@@ -45,6 +45,8 @@ class VerifierSettings(ServiceSettings):
     """Most candidates of all sessions in one step."""
     threads: int = Field(default=0, ge=0, le=1024)
     """Threads of the forward pass on the CPU; 0 leaves it to torch."""
+    metrics_listen: str = ""
+    """host:port to show Prometheus metrics on, at /metrics; empty shows none. Nobody is asked for the token there."""
     verifier_id: str = Field(default="", max_length=200)
     """Unique id in the deployment; empty makes one."""
     trainer: str = ""

@@ -85,7 +85,9 @@ class StepPlan:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """Results in the order of the plan, and how long the step took (forward, walk and compaction)."""
+    """Results in the order of the plan; when the step began (perf_counter) and how long it took: forward, walk and
+    compaction."""
 
     sessions: tuple[SessionResult, ...]
     seconds: float
+    started_s: float = 0.0

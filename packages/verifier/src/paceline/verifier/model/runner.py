@@ -76,7 +76,7 @@ class Runner(ABC):
             first += count
             self.commit(session.slot, len(session.chain), result.accepted)
             results.append(result)
-        return StepResult(tuple(results), time.perf_counter() - started)
+        return StepResult(tuple(results), time.perf_counter() - started, started)
 
     def commit(self, slot: KVSlot, num_chain: int, accepted: tuple[int, ...]) -> None:
         """Keeps the chain's rows and those of the accepted tree nodes, in path order; forgets the rest."""
