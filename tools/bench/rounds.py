@@ -103,8 +103,10 @@ class Rounds:
         self.crowds.append(Crowd(concurrency, system, repeat, tokens, seconds, same, len(expected)))
 
     async def _ask(self, system: str, question: Question, turn: int, memory: str) -> Reply:
+        prompt = self.prompts[question.question_id, turn]
         try:
-            reply = await self.askers[system](self.prompts[question.question_id, turn], self.max_new_tokens, memory)
+            # Each system has memories of its own: it is not to find a prompt in the cache that another has read.
+            reply = await self.askers[system](prompt, self.max_new_tokens, f"{system}-{memory}")
         except BenchError as error:
             raise BenchError(f"{system}, question {question.question_id}, turn {turn + 1}: {error}") from error
         self.progress(f"{system}: {question.group} {question.question_id}")

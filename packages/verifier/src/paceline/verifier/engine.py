@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,6 +21,7 @@ from paceline.verifier.link import DrafterLink
 from paceline.verifier.metrics import Metrics
 from paceline.verifier.model.batch import SessionPlan, SessionResult, StepPlan, StepResult
 from paceline.verifier.model.blocks import BLOCK_TOKENS, BlockPool
+from paceline.verifier.model_thread import ModelThread
 from paceline.verifier.planning import grant, prefill_rows
 from paceline.verifier.session import Session
 from paceline.verifier.trie import Candidate
@@ -30,6 +30,9 @@ from paceline.wire.errors import PacelineError, Reason
 from paceline.wire.tree import ROOT
 
 log = structlog.get_logger()
+
+BETWEEN_ADAPTATION = 0.05
+STREAM_DELAY_S = 0.001  # after a step's start: the model's thread, not the streams, gets the interpreter first
 
 
 class Model(Protocol):
@@ -107,9 +110,11 @@ class Engine:
         self._queue: deque[Session] = deque()
         self._work = asyncio.Event()
         self._arrived = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._thread = ModelThread()
+        self._unstreamed: list[Session] = []  # that have events which wait for the next step's start
         self._task: asyncio.Task[None] | None = None
         self._waited_s = 0.0  # for drafts, before the step that runs or comes next
+        self._between_s = 0.0  # usual time between two steps, the wait for drafts included
         self._ended_s: float | None = None  # when the step before ended, unless there was nothing to do since
         pool = model.pool
         self.metrics.show(
@@ -140,7 +145,7 @@ class Engine:
         )
         for session in (*self._running.values(), *self._queue):
             session.fail(gone)
-        await asyncio.to_thread(self._thread.shutdown)  # a step may be in flight
+        await asyncio.to_thread(self._thread.close)  # a step may be in flight
 
     def submit(self, session: Session) -> None:
         """Takes a session on. Raises OVERLOADED if the queue is full."""
@@ -184,6 +189,7 @@ class Engine:
         while True:
             self._admit()
             if not self._running:
+                self._stream()
                 self._model.trim()
                 self._ended_s = None
                 self._work.clear()
@@ -192,23 +198,33 @@ class Engine:
             await self._wait_for_drafts()
             planned = self._plan()
             if not planned:
+                self._stream()
                 continue
             plan = StepPlan(tuple(self._session_plan(part) for part in planned))
             try:
-                result = await loop.run_in_executor(self._thread, self._model.step, plan)
+                step = self._thread.call(self._model.step, plan)
+                loop.call_later(STREAM_DELAY_S, self._stream)
+                result = await step
                 self._observe(plan, result)
                 self._commit(planned, plan, result)
             except Exception:
                 self.metrics.failures.inc()
                 log.exception("step failed", sessions=len(planned), rows=plan.num_rows)
                 self._fail(planned)
-            await asyncio.sleep(0)  # announcements and streams go out before the next plan
+
+    def _stream(self) -> None:
+        """Lets the streams have what the step before brought: beside the next step, not between the two."""
+        for session in self._unstreamed:
+            session.release_events()
+        self._unstreamed.clear()
 
     def _observe(self, plan: StepPlan, result: StepResult) -> None:
         self.cost.observe(plan.num_rows, result.seconds)
         gap_s = None
         if self._ended_s is not None:
-            gap_s = max(0.0, result.started_s - self._ended_s - self._waited_s)
+            between_s = max(0.0, result.started_s - self._ended_s)
+            gap_s = max(0.0, between_s - self._waited_s)
+            self._between_s += BETWEEN_ADAPTATION * (min(between_s, MAX_WAIT_S) - self._between_s)
         self._ended_s = result.started_s + result.seconds
         self.metrics.stepped(result.seconds, plan.num_rows, gap_s, self._waited_s)
 
@@ -284,14 +300,9 @@ class Engine:
 
     def _worthwhile_wait(self, late: list[tuple[DrafterLink, Session]]) -> float:
         pending: list[Pending] = []
-        expected_tokens = 0.0
-        rows = 0
         for session in self._running.values():
             if not self._decoding(session):
                 return 0.0  # a prompt is being read; drafts arrive meanwhile
-            planned = self._candidates(session, self._limits.max_nodes)
-            expected_tokens += 1.0 + sum(candidate.value for candidate in planned)
-            rows += 1 + len(planned)
             for link in self._hub.serving(session):
                 due_s = link.due_in_s(session)
                 if due_s is not None:
@@ -299,7 +310,10 @@ class Engine:
                     late.append((link, session))
         if not pending:
             return 0.0
-        return worthwhile_wait(pending, expected_tokens, self.cost.seconds(max(1, rows)))
+        planned = [self._candidates(session, self._limits.max_nodes) for session in self._running.values()]
+        rows = sum(1 + len(candidates) for candidates in planned)
+        expected_tokens = sum(1.0 + sum(candidate.value for candidate in candidates) for candidates in planned)
+        return worthwhile_wait(pending, expected_tokens, self._seconds(rows))
 
     @staticmethod
     def _decoding(session: Session) -> bool:
@@ -312,7 +326,17 @@ class Engine:
         room = session.request.max_tokens - session.num_generated - 1
         if session.speculation.drafters == () or room <= 0:
             return []
-        return session.trie.plan(self.calibration.probability, limit, max_depth=room)
+        least = self._least_value()
+        return session.trie.plan(self.calibration.probability, limit, room, least)
+
+    def _least_value(self) -> float:
+        """Of a candidate; less can't pay, whatever else the step does."""
+        plain_s = self.cost.seconds(1)
+        return self.cost.least_value * plain_s / (plain_s + self._between_s)
+
+    def _seconds(self, num_rows: int) -> float:
+        """What a step of so many rows takes, until the next can start."""
+        return self.cost.seconds(num_rows) + self._between_s
 
     def _plan(self) -> list[_Planned]:
         chains = self._chains()
@@ -322,7 +346,7 @@ class Engine:
             if session.slot is not None and session.slot.length + chain == session.length:
                 room = self._room(session, chain)
                 offered[session_id] = self._candidates(session, room)
-        granted = grant(offered, sum(chains.values()), self.cost.seconds, self._limits.max_step_nodes)
+        granted = grant(offered, sum(chains.values()), self._seconds, self._limits.max_step_nodes)
         return [
             _Planned(self._running[session_id], chain, offered.get(session_id, [])[: granted.get(session_id, 0)])
             for session_id, chain in chains.items()
@@ -402,6 +426,7 @@ class Engine:
             if session.num_generated == len(session.request.committed):
                 self.metrics.first_token.observe(time.monotonic() - session.arrived_s)
             taken = session.commit(outcome, part.candidates, 0.0 if reading else plain_s)
+            self._unstreamed.append(session)
             self.metrics.generation_tokens.inc(len(taken))
             after = (rows.chain[-1], *rows.tree_tokens)
             self._remember(session)

@@ -135,6 +135,7 @@ class Session:
         self.cancelled = False
         self.reading = True  # the prompt, or after a preemption all there is so far
         self.events: asyncio.Queue[Event] = asyncio.Queue()
+        self._held_events: list[Event] = []
         self.total = Outcome()
         self.arrived_s = time.monotonic()
         self.admitted_s = 0.0
@@ -185,7 +186,9 @@ class Session:
     def commit(
         self, result: SessionResult, candidates: Sequence[Candidate], plain_token_s: float = 0.0
     ) -> tuple[int, ...]:
-        """Takes a step's tokens until the answer ends; emits them; returns those that were taken.
+        """Takes a step's tokens until the answer ends; returns those that were taken.
+
+        Its events are held until `release_events`.
 
         plain_token_s: what each of them would have cost by plain decoding.
         """
@@ -205,7 +208,7 @@ class Session:
         self.total.tokens += len(taken)
         self.total.plain_s += plain_token_s * len(taken)
         self.trie.advance(taken)
-        self.events.put_nowait(TokensEvent(tuple(taken), "".join(texts), tuple(sources)))
+        self._held_events.append(TokensEvent(tuple(taken), "".join(texts), tuple(sources)))
         self._emit_outcomes()
         return tuple(taken)
 
@@ -228,17 +231,27 @@ class Session:
         every = self.request.segment_tokens
         ended = self.finish is not None
         if every and (ended or self.total.tokens - self._segment_start.tokens >= every):
-            self.events.put_nowait(SegmentEvent(self.total.since(self._segment_start)))
+            self._held_events.append(SegmentEvent(self.total.since(self._segment_start)))
             self._segment_start = self.total.copy()
         if ended:
-            self.emit_finished()
+            self._held_events.append(self._finished())
+
+    def release_events(self) -> None:
+        """What was held may be read."""
+        for event in self._held_events:
+            self.events.put_nowait(event)
+        self._held_events.clear()
 
     def emit_finished(self) -> None:
-        """Ends the event stream of a finished session."""
+        """Ends the event stream of a session that was finished before it began."""
+        self.events.put_nowait(self._finished())
+
+    def _finished(self) -> FinishedEvent:
         assert self.finish is not None
-        self.events.put_nowait(FinishedEvent(self.finish, self._text.stopped_by or "", self.total.copy()))
+        return FinishedEvent(self.finish, self._text.stopped_by or "", self.total.copy())
 
     def fail(self, error: PacelineError) -> None:
         """Ends the event stream with an error."""
         self.cancelled = True
+        self.release_events()
         self.events.put_nowait(FailedEvent(error))

@@ -100,8 +100,10 @@ class CandidateTrie:
             placed[index] = node
         return Grafted(False, len(placed) - len(anchors), num_dropped)
 
-    def plan(self, probability: Callable[[Node], float], max_nodes: int, max_depth: int) -> list[Candidate]:
-        """The `max_nodes` most valuable nodes, parents first.
+    def plan(
+        self, probability: Callable[[Node], float], max_nodes: int, max_depth: int, min_value: float = 0.0
+    ) -> list[Candidate]:
+        """The `max_nodes` most valuable nodes that are worth `min_value` or more, parents first.
 
         A node's value is the product of the probabilities on its path, so no child is worth more than its parent and
         best-first search finds the best subtree of every size (OPT-Tree, EAGLE-2): each prefix of the list is one.
@@ -115,8 +117,9 @@ class CandidateTrie:
             # At most one of several siblings can be right.
             scale = value / max(1.0, sum(weight for _, weight in weights))
             for child, weight in weights:
-                heapq.heappush(frontier, (-weight * scale, order, child, parent_index, depth))
-                order += 1
+                if weight * scale >= min_value:
+                    heapq.heappush(frontier, (-weight * scale, order, child, parent_index, depth))
+                    order += 1
 
         planned: list[Candidate] = []
         push_children(self.root, ROOT, 1.0, 1)

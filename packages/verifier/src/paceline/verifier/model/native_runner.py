@@ -5,12 +5,10 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 
-import torch
-
 from paceline.verifier.model.batch import ROOT, SessionPlan
 from paceline.verifier.model.blocks import BlockPool, KVSlot
 from paceline.verifier.model.decoder import DecoderWeights
-from paceline.verifier.model.runner import Runner
+from paceline.verifier.model.runner import Runner, Scores
 from paceline.verifier.native.binding import NativeDecoder
 
 
@@ -41,8 +39,7 @@ class NativeRunner(Runner):
     def trim(self) -> None:
         self._decoder.forget(self.pool.untouched_again())
 
-    @torch.inference_mode()
-    def forward(self, sessions: Sequence[SessionPlan]) -> torch.Tensor:
+    def score(self, sessions: Sequence[SessionPlan], num_best: int) -> Scores:
         tokens: list[int] = []
         parents: list[int] = []
         starts = [0]
@@ -55,14 +52,16 @@ class NativeRunner(Runner):
             parents.extend(range(-1, num_chain - 1))
             parents.extend(num_chain - 1 if parent == ROOT else num_chain + parent for parent in session.tree_parents)
             starts.append(len(tokens))
-        return self._decoder.forward(
+        logits, best = self._decoder.forward(
             tokens,
             parents,
             starts,
             [session.slot.length for session in sessions],
             [session.slot.blocks for session in sessions],
             wanted,
+            num_best,
         )
+        return Scores(logits, best)
 
     def _move(self, slot: KVSlot, sources: Sequence[int], targets: Sequence[int]) -> None:
         self._decoder.move(slot.blocks, sources, targets)

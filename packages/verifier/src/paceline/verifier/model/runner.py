@@ -5,12 +5,29 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
 from paceline.verifier.acceptance import RULES
 from paceline.verifier.model.batch import ROOT, SessionPlan, SessionResult, StepPlan, StepResult, TopRows
 from paceline.verifier.model.blocks import BlockPool, KVSlot
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What a forward pass says about the next tokens.
+
+    Attributes:
+        logits: [wanted, vocab], any float type.
+        best: [wanted][at least 1] tokens of the greatest logits, greatest first, the lowest of equal ones first.
+    """
+
+    logits: torch.Tensor
+    best: list[list[int]]
+
+    def part(self, first: int, count: int) -> Scores:
+        return Scores(self.logits[first : first + count], self.best[first : first + count])
 
 
 class Runner(ABC):
@@ -42,8 +59,12 @@ class Runner(ABC):
         """Makes the cache, empty. Memory is taken as blocks are first written. Raises MemoryError."""
 
     @abstractmethod
+    def score(self, sessions: Sequence[SessionPlan], num_best: int) -> Scores:
+        """Scores at the end of each complete chain and at each tree node, in order. num_best: 1 or more."""
+
     def forward(self, sessions: Sequence[SessionPlan]) -> torch.Tensor:
-        """Logits [wanted, vocab] at the end of each complete chain and at each tree node, in order."""
+        """The logits of `score` alone."""
+        return self.score(sessions, 1).logits
 
     @abstractmethod
     def _move(self, slot: KVSlot, sources: Sequence[int], targets: Sequence[int]) -> None:
@@ -63,7 +84,7 @@ class Runner(ABC):
     def step(self, plan: StepPlan) -> StepResult:
         """One forward pass over all rows of the plan, then acceptance, then the cache is compacted."""
         started = time.perf_counter()
-        logits = self.forward(plan.sessions)
+        scores = self.score(plan.sessions, max(1, max((session.top_k for session in plan.sessions), default=1)))
         results: list[SessionResult] = []
         first = 0
         for session in plan.sessions:
@@ -72,7 +93,7 @@ class Runner(ABC):
                 results.append(SessionResult((), ()))
                 continue
             count = 1 + len(session.tree_tokens)
-            result = self._walk(session, logits[first : first + count])
+            result = self._walk(session, scores.part(first, count))
             first += count
             self.commit(session.slot, len(session.chain), result.accepted)
             results.append(result)
@@ -86,28 +107,29 @@ class Runner(ABC):
         if moved:
             self._move(slot, [source for source, _ in moved], [target for _, target in moved])
 
-    def _walk(self, session: SessionPlan, logits: torch.Tensor) -> SessionResult:
-        """Acceptance. logits: [1 + n, vocab], the end of the chain first."""
+    def _walk(self, session: SessionPlan, scores: Scores) -> SessionResult:
+        """Acceptance. scores: of [1 + n] rows, the end of the chain first."""
         depth_of: dict[int, int] = {ROOT: 0}
         for node, parent in enumerate(session.tree_parents):
             depth_of[node] = depth_of[parent] + 1
         next_position = session.slot.length + len(session.chain)
-        best = torch.argmax(logits, dim=-1).tolist() if session.sampler.greedy else []
 
         def pick(node: int) -> int:
-            if best:
-                return int(best[node + 1])
-            return session.sampler.pick(logits[node + 1], next_position + depth_of[node])
+            if session.sampler.greedy:
+                return scores.best[node + 1][0]
+            return session.sampler.pick(scores.logits[node + 1], next_position + depth_of[node])
 
         walk = self._accept(session.tree_tokens, session.tree_parents, pick)
-        return SessionResult(walk.tokens, walk.accepted, self._top(session, logits, walk.accepted))
+        return SessionResult(walk.tokens, walk.accepted, _top(session, scores, walk.accepted))
 
-    def _top(self, session: SessionPlan, logits: torch.Tensor, accepted: tuple[int, ...]) -> TopRows | None:
-        if session.top_k == 0:
-            return None
-        values, ids = torch.topk(logits, session.top_k, dim=-1)
-        if not session.want_log_probs:
-            return TopRows(ids.tolist())
-        path = torch.tensor([0, *(node + 1 for node in accepted)], device=logits.device)
-        log_probs = values[path].float() - torch.logsumexp(logits[path].float(), dim=-1, keepdim=True)
-        return TopRows(ids.tolist(), log_probs.tolist())
+
+def _top(session: SessionPlan, scores: Scores, accepted: tuple[int, ...]) -> TopRows | None:
+    if session.top_k == 0:
+        return None
+    ids = [row[: session.top_k] for row in scores.best]
+    if not session.want_log_probs:
+        return TopRows(ids)
+    path = [0, *(node + 1 for node in accepted)]
+    logits = scores.logits[path].float()
+    values = torch.gather(logits, 1, torch.tensor([ids[row] for row in path], device=logits.device))
+    return TopRows(ids, (values - torch.logsumexp(logits, dim=-1, keepdim=True)).tolist())

@@ -17,7 +17,7 @@ from paceline.verifier.model.batch import SessionPlan
 from paceline.verifier.model.blocks import BlockPool, KVSlot
 from paceline.verifier.model.kv import KVStore, slot_of
 from paceline.verifier.model.linear import MIN_ROWS
-from paceline.verifier.model.runner import Runner
+from paceline.verifier.model.runner import Runner, Scores
 from paceline.verifier.sampling import Sampler, Sampling
 
 PAD_TOKEN = 0
@@ -70,7 +70,7 @@ class TransformersRunner(Runner):
         )
 
     @torch.inference_mode()
-    def forward(self, sessions: Sequence[SessionPlan]) -> torch.Tensor:
+    def score(self, sessions: Sequence[SessionPlan], num_best: int) -> Scores:
         ids: list[int] = []
         wanted: list[int] = []
         layouts: list[attention.Layout] = []
@@ -92,7 +92,7 @@ class TransformersRunner(Runner):
             logits_to_keep=torch.tensor(kept or [0, 0], device=self.device),
         )
         logits: torch.Tensor = output.logits[0, : len(wanted)]
-        return logits
+        return Scores(logits, _best(logits, num_best))
 
     def _attention(
         self,
@@ -127,3 +127,12 @@ class TransformersRunner(Runner):
         if padding:
             outputs.append(torch.zeros_like(outputs[0][:1]).expand(padding, -1, -1))
         return torch.cat(outputs)[None], None
+
+
+def _best(logits: torch.Tensor, count: int) -> list[list[int]]:
+    """See `Scores.best`. Which of several equal ones `topk` takes is not said, so the first comes from `argmax`."""
+    first: list[int] = torch.argmax(logits, dim=-1).tolist()
+    if count <= 1:
+        return [[token] for token in first]
+    rows = torch.topk(logits, count, dim=-1).indices.tolist()
+    return [[token, *(other for other in row if other != token)][:count] for token, row in zip(first, rows, strict=True)]

@@ -36,10 +36,20 @@ struct SessionRows {
     std::vector<std::vector<int32_t>> ancestors;  // per row, ascending, itself last
 };
 
+constexpr int64_t FEED_LINES = 24;  // of weights, for each page of keys or values: what memory brings meanwhile
+
 struct Scratch {
     Buffer queries, scores, sums;
     std::vector<float> inverse;
 };
+
+// Fetches the page that comes next.
+template <typename Weight>
+auto following(const Weight* next) {
+    return [next](int64_t, int64_t) {
+        return Ahead{reinterpret_cast<const char*>(next), LINES_PER_TERM<Weight> * LINE_BYTES};
+    };
+}
 
 // weights = exp(scores - greatest), 0 outside [low, count); returns 1 / their sum.
 inline float soften(const Row& scores, int64_t low, int64_t count) {
@@ -66,7 +76,7 @@ inline float soften(const Row& scores, int64_t low, int64_t count) {
 template <typename Weight>
 void attend(const Pages<Weight>& pages, const SessionRows& session, int64_t begin, int64_t end, int64_t group,
             const float* queries, int64_t stride, float scale, int64_t window, const Rows& output,
-            int64_t output_column, Scratch& scratch) {
+            int64_t output_column, Scratch& scratch, Feed& feed) {
     const int64_t size = pages.head_size, count = (end - begin) * group;
     const int64_t slots = session.length + end;  // ancestors come before their descendants
     const int64_t blocks = (slots + BLOCK_TOKENS - 1) / BLOCK_TOKENS;
@@ -96,7 +106,8 @@ void attend(const Pages<Weight>& pages, const SessionRows& session, int64_t begi
         for (int64_t half = 0; half < HALVES; ++half) {
             const Weight* panel = pages.keys(session.blocks[block]) + half * size * PANEL;
             multiply(scaled, 0, panel, size, RowsOutput{scores.data, width, block * BLOCK_TOKENS + half * PANEL},
-                     Into::STORE, panel + size * PANEL);
+                     Into::STORE, following(panel + size * PANEL));
+            feed.fetch(FEED_LINES);
         }
     for (int64_t query = 0; query < count; ++query) {
         const std::vector<int32_t>& ancestors = session.ancestors[begin + query / group];
@@ -112,7 +123,8 @@ void attend(const Pages<Weight>& pages, const SessionRows& session, int64_t begi
         for (int64_t panel = 0; panel * PANEL < padded; ++panel) {
             const Weight* values = pages.value_row(session.blocks[block], 0, panel);
             multiply(scores, block * BLOCK_TOKENS, values, inner, PlainOutput{sums + panel * PANEL, padded},
-                     block == first_block ? Into::STORE : Into::CONTINUE, values + BLOCK_TOKENS * PANEL);
+                     block == first_block ? Into::STORE : Into::CONTINUE, following(values + BLOCK_TOKENS * PANEL));
+            feed.fetch(FEED_LINES);
         }
     }
     for (int64_t query = 0; query < count; ++query) {

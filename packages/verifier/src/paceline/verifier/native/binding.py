@@ -1,4 +1,4 @@
-"""The native decoder as a Python object: lists in, a tensor out. Calls release the interpreter's lock."""
+"""The native decoder as a Python object: lists in, logits out. Calls release the interpreter's lock."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ class _Step(ctypes.Structure):
         *((name, c_void_p) for name in (
             "tokens", "parents", "starts", "lengths", "blocks", "block_starts", "wanted", "logits",
         )),
+        ("num_best", c_int64), ("best", c_void_p),
     ]  # fmt: skip
 
 
@@ -116,8 +117,9 @@ class NativeDecoder:
         lengths: Sequence[int],
         blocks: Sequence[Sequence[int]],
         wanted: Sequence[int],
-    ) -> torch.Tensor:
-        """Logits [wanted, vocabulary], float32, of one step.
+        num_best: int = 0,
+    ) -> tuple[torch.Tensor, list[list[int]]]:
+        """Logits [wanted, vocabulary], float32, of one step, and [wanted][num_best] tokens of the greatest of them.
 
         Args:
             tokens: [rows], all sessions' one after the other.
@@ -133,12 +135,14 @@ class NativeDecoder:
                            np.cumsum([0, *(len(row) for row in blocks)]), wanted)
         ]  # fmt: skip
         logits = torch.empty(len(wanted), self.vocab_size)
+        best = np.empty((len(wanted), num_best), dtype=np.int32)
         step = _Step(
-            len(tokens), len(lengths), len(wanted), *(array.ctypes.data for array in arrays), logits.data_ptr()
-        )
+            len(tokens), len(lengths), len(wanted), *(array.ctypes.data for array in arrays),
+            logits.data_ptr(), num_best, best.ctypes.data,
+        )  # fmt: skip
         if self._library.paceline_forward(self._decoder, ctypes.byref(step)):
             raise MemoryError(f"no memory for a step of {len(tokens)} rows")
-        return logits
+        return logits, best.tolist()
 
     def move(self, blocks: Sequence[int], sources: Sequence[int], targets: Sequence[int]) -> None:
         """Copies cache entries of one session from positions to earlier ones, in order."""

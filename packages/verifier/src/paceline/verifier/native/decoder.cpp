@@ -1,10 +1,12 @@
 #include "attention.h"
+#include "best.h"
 
 namespace paceline {
 namespace {
 
 constexpr int64_t HEAD_PANELS = 4;  // of the head are taken at a time
-constexpr int64_t FEW_ROWS = 4;  // up to here row-by-row work is too little to share out
+constexpr int64_t FEW_ROWS = 12;  // up to here norms are too little to share out
+constexpr int64_t FEW_PLACED = 4;  // and up to here, what goes into the cache
 
 template <typename Weight>
 struct Layer {
@@ -62,18 +64,18 @@ public:
     }
 
     void forward(const PacelineStep& step) override {
+        plan_feeds();
         begin(step);
         for (int64_t index = 0; index < config_.layers; ++index) {
             const Layer<Weight>& layer = layers_[index];
-            const Matrix<Weight>& next = index + 1 < config_.layers ? layers_[index + 1].qkv : head_;
             normalize(layer.input_norm.get());
-            product(layer.qkv, normal_, PlainOutput{qkv_.get(), qkv_width_}, Into::STORE, layer.out);
+            product(layer.qkv, normal_, PlainOutput{qkv_.get(), qkv_width_}, Into::STORE);
             place_heads(layer, index);
             attention(layer, index);
-            product(layer.out, attended_, PlainOutput{state_.get(), hidden_width_}, Into::ADD, layer.gate_up);
+            product(layer.out, attended_, PlainOutput{state_.get(), hidden_width_}, Into::ADD);
             normalize(layer.post_norm.get());
-            gate(layer.gate_up, layer.down);
-            product(layer.down, gated_, PlainOutput{state_.get(), hidden_width_}, Into::ADD, next);
+            gate(layer.gate_up);
+            product(layer.down, gated_, PlainOutput{state_.get(), hidden_width_}, Into::ADD);
         }
         finish(step);
     }
@@ -256,21 +258,43 @@ private:
         share_rows([&](int64_t row) { norm(row, weight, normal_.row(row)); });
     }
 
-    // The panel that a thread needs after this one: its next before `last`, or its first of the matrix after.
-    const Weight* panel_after(const Matrix<Weight>& matrix, int64_t panel, int64_t last, const Matrix<Weight>& next,
-                              int thread) const {
-        if (panel + 1 < last) return matrix.panel(panel + 1);
-        return next.panel(team_.begin(next.num_items(), thread) * next.panels_per_item);
+    // What each thread reads in a step, in order. Once; the weights are all there when the first step comes.
+    void plan_feeds() {
+        if (has_feeds_) return;
+        has_feeds_ = true;
+        for (Layer<Weight>& layer : layers_)
+            for (Matrix<Weight>* matrix : {&layer.qkv, &layer.out, &layer.gate_up, &layer.down}) add_stretches(*matrix);
+        add_stretches(head_);
+        for (Feed& feed : feeds_) feed.open();
     }
 
-    void product(const Matrix<Weight>& matrix, const Rows& rows, const PlainOutput& output, Into into,
-                 const Matrix<Weight>& next) {
-        const int64_t panels = matrix.num_panels();
-        team_.run(panels, [&](int64_t panel, int thread) {
-            const PlainOutput to{output.data + panel * PANEL, output.stride};
-            multiply(rows, 0, matrix.panel(panel), matrix.inner, to, into,
-                     panel_after(matrix, panel, team_.end(panels, thread), next, thread));
-            if (matrix.bias) add_bias(rows.count, matrix.bias.get() + panel * PANEL, to.data, to.stride);
+    void add_stretches(Matrix<Weight>& matrix) {
+        for (int thread = 0; thread < team_.size(); ++thread) {
+            const Weight* begin = matrix.panel(first_panel(matrix, thread));
+            const Weight* end = matrix.panel(std::min(matrix.num_panels(), first_panel(matrix, thread + 1)));
+            matrix.stretch = feeds_[thread].add(begin, (end - begin) * int64_t(sizeof(Weight)));
+        }
+    }
+
+    int64_t first_panel(const Matrix<Weight>& matrix, int thread) const {
+        return team_.begin(matrix.num_items(), thread) * matrix.panels_per_item;
+    }
+
+    // One panel's product, while the thread's feed goes on.
+    void multiply_panel(const Matrix<Weight>& matrix, int64_t panel, const Rows& rows, const PlainOutput& to, Into into,
+                        int thread) {
+        Feed& feed = feeds_[thread];
+        const int64_t begin = first_panel(matrix, thread);
+        if (panel >= begin && panel < first_panel(matrix, thread + 1))  // else it was another thread's
+            feed.reach(matrix.stretch, (panel - begin) * matrix.inner * PANEL * int64_t(sizeof(Weight)));
+        multiply(rows, 0, matrix.panel(panel), matrix.inner, to, into,
+                 [&feed](int64_t terms, int64_t lines) { return feed.take(terms, lines); });
+        if (matrix.bias) add_bias(rows.count, matrix.bias.get() + panel * PANEL, to.data, to.stride);
+    }
+
+    void product(const Matrix<Weight>& matrix, const Rows& rows, const PlainOutput& output, Into into) {
+        team_.run(matrix.num_panels(), [&](int64_t panel, int thread) {
+            multiply_panel(matrix, panel, rows, {output.data + panel * PANEL, output.stride}, into, thread);
         });
     }
 
@@ -281,16 +305,11 @@ private:
     }
 
     // gated = silu(gate) * up, from a panel of each.
-    void gate(const Matrix<Weight>& matrix, const Matrix<Weight>& next) {
-        const int64_t pairs = matrix.num_items();
-        team_.run(pairs, [&](int64_t pair, int thread) {
+    void gate(const Matrix<Weight>& matrix) {
+        team_.run(matrix.num_items(), [&](int64_t pair, int thread) {
             float* const both = scratch_[thread].sums.room(rows_ * 2 * PANEL);
-            for (int64_t panel = 2 * pair; panel < 2 * pair + 2; ++panel) {
-                const PlainOutput to{both + panel % 2 * PANEL, 2 * PANEL};
-                multiply(normal_, 0, matrix.panel(panel), matrix.inner, to, Into::STORE,
-                         panel_after(matrix, panel, 2 * team_.end(pairs, thread), next, thread));
-                if (matrix.bias) add_bias(rows_, matrix.bias.get() + panel * PANEL, to.data, to.stride);
-            }
+            for (int64_t half = 0; half < 2; ++half)
+                multiply_panel(matrix, 2 * pair + half, normal_, {both + half * PANEL, 2 * PANEL}, Into::STORE, thread);
             for (int64_t row = 0; row < rows_; ++row) {
                 const Row to = gated_.row(row);
                 for (int64_t index = 0; index < PANEL; index += LANES) {
@@ -308,7 +327,7 @@ private:
         const auto place_all = [&](int64_t head) {
             for (int64_t row = 0; row < rows_; ++row) place_head(layer, index, head, row);
         };
-        if (rows_ <= FEW_ROWS) {
+        if (rows_ <= FEW_PLACED) {
             for (int64_t head = 0; head < config_.key_heads; ++head) place_all(head);
         } else {
             team_.run(config_.key_heads, [&](int64_t head, int) { place_all(head); });
@@ -366,7 +385,7 @@ private:
             const int64_t column = item.head * group * size;
             attend(pages_of(index, item.head), *item.session, item.begin, item.end, group,
                    qkv_.get() + item.session->first * qkv_width_ + column, qkv_width_, config_.attention_scale,
-                   layer.window, attended_, column, scratch_[thread]);
+                   layer.window, attended_, column, scratch_[thread], feeds_[thread]);
         });
     }
 
@@ -376,21 +395,30 @@ private:
         const Rows rows{normal_.data, count, hidden_width_};
         for (int64_t index = 0; index < count; ++index)
             norm(step.wanted[index], final_norm_.get(), rows.row(index));
-        const int64_t items = head_.num_items(), each = head_.panels_per_item;
+        const int64_t items = head_.num_items(), each = head_.panels_per_item, num_best = step.num_best;
+        best_.resize(team_.size() * count);
+        for (Best& best : best_) best.clear(num_best);
         team_.run(items, [&](int64_t item, int thread) {
-            const int64_t last = std::min(head_.num_panels(), team_.end(items, thread) * each);
             for (int64_t panel = item * each; panel < std::min(head_.num_panels(), (item + 1) * each); ++panel) {
-                const int64_t columns = std::min<int64_t>(PANEL, vocabulary - panel * PANEL);
-                const Weight* next = panel_after(head_, panel, last, layers_[0].qkv, thread);
-                PlainOutput to{step.logits + panel * PANEL, vocabulary};
-                if (columns < PANEL) to = {scratch_[thread].sums.room(count * PANEL), PANEL};
-                multiply(rows, 0, head_.panel(panel), head_.inner, to, Into::STORE, next);
-                if (head_.bias) add_bias(count, head_.bias.get() + panel * PANEL, to.data, to.stride);
-                if (columns == PANEL) continue;
-                for (int64_t row = 0; row < count; ++row)
-                    std::copy_n(to.data + row * PANEL, columns, step.logits + row * vocabulary + panel * PANEL);
+                const int64_t first = panel * PANEL, columns = std::min<int64_t>(PANEL, vocabulary - first);
+                const PlainOutput to{scratch_[thread].sums.room(count * PANEL), PANEL};
+                multiply_panel(head_, panel, rows, to, Into::STORE, thread);
+                for (int64_t row = 0; row < count; ++row) {
+                    const float* logits = to.data + row * PANEL;
+                    std::copy_n(logits, columns, step.logits + row * vocabulary + first);
+                    if (num_best) best_[thread * count + row].show(logits, int32_t(first), columns);
+                }
             }
         });
+        for (int64_t row = 0; row < count && num_best; ++row) {
+            Best& best = best_[row];
+            for (int thread = 1; thread < team_.size(); ++thread)
+                for (const Scored& other : best_[thread * count + row].kept()) best.show(other);
+            for (int64_t rank = 0; rank < num_best; ++rank) {
+                const int32_t id = best.kept()[rank].id;
+                step.best[row * num_best + rank] = id < vocabulary ? id : 0;
+            }
+        }
     }
 
     const PacelineConfig config_;
@@ -399,6 +427,7 @@ private:
     std::vector<Layer<Weight>> layers_;
     Array<Weight> weights_;
     int64_t num_taken_ = 0;
+    bool has_feeds_ = false;
     Matrix<Weight> head_;
     Array<Weight> embedding_;
     Array<float> final_norm_;
@@ -411,6 +440,7 @@ private:
     std::vector<float> cosines_, sines_;
     std::vector<Item> items_;
     std::vector<Scratch> scratch_;
+    std::vector<Best> best_;  // [threads][wanted]
 };
 
 }  // namespace

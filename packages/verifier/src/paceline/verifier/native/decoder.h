@@ -32,6 +32,8 @@ struct PacelineStep {
     const int32_t* block_starts;   // [sessions + 1]
     const int32_t* wanted;         // [wanted] rows whose logits are asked for
     float* logits;                 // [wanted][vocabulary]
+    int64_t num_best;
+    int32_t* best;                 // [wanted][num_best] tokens of the greatest logits, greatest first; ties by id
 };
 }
 
@@ -91,7 +93,7 @@ private:
 // A weight matrix [columns][inner] in panels, with a bias if the layer has one.
 template <typename Weight>
 struct Matrix {
-    int64_t columns = 0, inner = 0, panels_per_item = 1;
+    int64_t columns = 0, inner = 0, panels_per_item = 1, stretch = 0;  // stretch: its number in every thread's feed
     Weight* panels = nullptr;
     Array<float> bias;  // padded to whole panels
 
@@ -101,6 +103,8 @@ struct Matrix {
 };
 
 enum Part { QKV, OUT, GATE_UP, DOWN, HEAD, EMBEDDING, INPUT_NORM, POST_NORM, Q_NORM, K_NORM, FINAL_NORM };
+
+constexpr int64_t IDLE_LINES = 4;  // fetched in each turn of a waiting thread
 
 class Decoder {
 public:
@@ -113,7 +117,9 @@ public:
     virtual void forget(int64_t block) = 0;
 
 protected:
-    explicit Decoder(int threads) : team_(threads) {}
+    explicit Decoder(int threads)
+        : feeds_(threads), team_(threads, [this](int thread) { feeds_[thread].fetch(IDLE_LINES); }) {}
+    std::vector<Feed> feeds_;  // per thread
     Team team_;
 };
 

@@ -10,13 +10,17 @@
 
 #include <algorithm>
 
+#include "feed.h"
 #include "vectors.h"
 
 namespace paceline {
 
 constexpr int PANEL = 32;
 constexpr int VECTORS = PANEL / LANES;
-constexpr int LINE_BYTES = 64;
+constexpr int NEAR_BYTES = 1024;  // from the second level of the cache to the first
+
+template <typename Weight>
+constexpr int LINES_PER_TERM = PANEL * sizeof(Weight) / LINE_BYTES;
 
 enum class Into {
     STORE,     // output = sum
@@ -113,19 +117,6 @@ struct RowsOutput {
     int64_t group_step(const Rows& rows, int64_t tile) const { return rows.height(tile) * LANES; }
 };
 
-// Memory that will be needed soon, fetched a little with each term of a sum.
-struct Ahead {
-    const char* from;
-    int64_t step;  // bytes per term
-
-    template <typename Weight>
-    void fetch(int64_t k) const {
-        const char* line = from + k * step;
-        for (size_t byte = 0; byte < PANEL * sizeof(Weight); byte += LINE_BYTES)
-            __builtin_prefetch(line + byte, 0, 2);
-    }
-};
-
 // HEIGHT x PANEL outputs. tile: [inner / LANES][HEIGHT][LANES], panel: [inner][PANEL].
 template <int HEIGHT, typename Weight>
 void multiply_tile(const float* tile, const Weight* panel, int64_t inner, float* output, int64_t row_step,
@@ -143,7 +134,8 @@ void multiply_tile(const float* tile, const Weight* panel, int64_t inner, float*
 #pragma GCC unroll 1
         for (int64_t term = 0; term < terms; ++term) {
             Floats columns[VECTORS];
-            ahead.fetch<Weight>(group + term);
+            ahead.fetch<LINES_PER_TERM<Weight>>(group + term);
+            __builtin_prefetch(reinterpret_cast<const char*>(panel + (group + term) * PANEL) + NEAR_BYTES);
             load_panel(panel + (group + term) * PANEL, columns);
 #pragma GCC unroll 12
             for (int row = 0; row < HEIGHT; ++row) {
@@ -175,19 +167,15 @@ void multiply_tile_of(int64_t height, const float* tile, const Weight* panel, in
     multiply_tile<HEIGHT, Weight>(tile, panel, inner, output, row_step, group_step, into, ahead);
 }
 
-// Rows by one panel; the rows' elements from `from`, a multiple of LANES, on.
-//
-// Meanwhile `next`, the panel that this thread will probably need next, is fetched: evenly over all tiles, since later
-// tiles find their panel in the cache and leave memory idle.
-template <typename Weight, typename Output>
+// Rows by one panel; the rows' elements from `from`, a multiple of LANES, on. `ahead(terms, lines)` is asked for each
+// tile what to fetch meanwhile: as much for each, since later tiles find their panel in the cache and leave memory idle.
+template <typename Weight, typename Output, typename Next>
 void multiply(const Rows& rows, int64_t from, const Weight* panel, int64_t inner, const Output& output, Into into,
-              const Weight* next) {
-    const int64_t all = rows.num_tiles(), row_bytes = PANEL * sizeof(Weight);
-    for (int64_t tile = 0; tile < all; ++tile) {
-        const Ahead ahead{reinterpret_cast<const char*>(next) + inner * tile / all * row_bytes, row_bytes / all};
+              const Next& ahead) {
+    for (int64_t all = rows.num_tiles(), tile = 0; tile < all; ++tile)
         multiply_tile_of<Weight>(rows.height(tile), rows.tile_at(tile, from), panel, inner, output.at(rows, tile),
-                                 output.row_step(rows, tile), output.group_step(rows, tile), into, ahead);
-    }
+                                 output.row_step(rows, tile), output.group_step(rows, tile), into,
+                                 ahead(inner, inner * LINES_PER_TERM<Weight> / all));
 }
 
 // One more term of the sums of one row: to += factor * (a row of a panel).

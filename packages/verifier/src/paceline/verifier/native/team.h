@@ -14,14 +14,17 @@
 #include <atomic>
 #include <climits>
 #include <cstdint>
+#include <functional>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace paceline {
 
 class Team {
 public:
-    explicit Team(int threads) : tickets_(threads) {
+    // `idle(thread)` is called again and again while a thread waits for the others.
+    Team(int threads, std::function<void(int)> idle) : idle_(std::move(idle)), tickets_(threads) {
         for (int index = 1; index < threads; ++index) workers_.emplace_back([this, index] { serve(index); });
     }
 
@@ -59,7 +62,7 @@ public:
         if (sleeping_.load() > 0) wake();
         take(round, 0);
         for (int spins = 0; loop.done.load() < uint32_t(count); ++spins) {
-            if (spins < SPINS) pause();
+            if (spins < SPINS) pause(0);
             else sched_yield();
         }
     }
@@ -79,7 +82,8 @@ private:
         std::atomic<uint64_t> next{0};  // round above, next item below
     };
 
-    static void pause() {
+    void pause(int thread) const {
+        idle_(thread);
 #if defined(__x86_64__)
         __builtin_ia32_pause();
 #endif
@@ -118,7 +122,7 @@ private:
         while (true) {
             uint32_t round = round_.load();
             for (int spins = 0; round == seen && spins < SPINS; ++spins) {
-                pause();
+                pause(thread);
                 round = round_.load();
             }
             if (round == seen) {
@@ -143,6 +147,7 @@ private:
         syscall(SYS_futex, &signal_, FUTEX_WAKE_PRIVATE, INT_MAX);
     }
 
+    const std::function<void(int)> idle_;
     std::vector<std::thread> workers_;
     Loop loops_[2];
     std::vector<Ticket> tickets_;  // per thread

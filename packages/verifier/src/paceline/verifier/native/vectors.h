@@ -87,6 +87,14 @@ inline float greatest(Floats value) {
     return most;
 }
 
+// Whether a comparison holds in any lane.
+inline bool any(Ints comparison) {
+    uint64_t words[sizeof comparison / sizeof(uint64_t)], all = 0;
+    std::memcpy(words, &comparison, sizeof comparison);
+    for (uint64_t word : words) all |= word;
+    return all != 0;
+}
+
 constexpr float NEVER = -std::numeric_limits<float>::infinity();
 
 inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
