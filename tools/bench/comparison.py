@@ -11,6 +11,7 @@ from typing import Any
 
 from deployment import Deployment, asker, deploy
 from figures import LOOKUP, OFF, ON, PLAIN
+from interference import Interference, interfere
 from machine import describe_machine, versions
 from questions import Question
 from rounds import Asker, BenchError, Rounds
@@ -40,6 +41,7 @@ class Plan:
     max_new_tokens: int
     repeat: int
     concurrency: Sequence[int]
+    long_prompt: int  # tokens; 0 measures no interference
     drafters: Sequence[str]
     memory: bool
     verifier_arguments: Sequence[str]
@@ -58,6 +60,7 @@ class Outcome:
 
     rounds: Rounds
     facts: dict[str, Any] = field(default_factory=dict)
+    interference: dict[str, Interference] = field(default_factory=dict)
     complete: bool = False
     error: str = ""
 
@@ -115,6 +118,12 @@ async def _measure(plan: Plan, deployment: Deployment, folder: Path, outcome: Ou
             for number in plan.concurrency:
                 for system in (OFF, ON) if repeat % 2 == 0 else (ON, OFF):
                     await rounds.crowd(system, number, repeat)
+        if plan.long_prompt:
+            say("a long prompt beside a running session", 0)
+            for system in (OFF, ON):
+                outcome.interference[system] = await interfere(
+                    stub, plan.long_prompt, deployment.context_length, speculation=system == ON
+                )
 
 
 @asynccontextmanager

@@ -24,6 +24,7 @@ class Deployment:
 
     router: str
     dtype: str
+    context_length: int
     eos_token_ids: tuple[int, ...]
     versions: dict[str, str]
     tokenizer: Path
@@ -86,6 +87,7 @@ def _describe(stack: Stack, router: str) -> Deployment:
     return Deployment(
         router=router,
         dtype=model.dtype,
+        context_length=model.context_length,
         eos_token_ids=tuple(sorted(model.eos_token_ids)),
         versions={peer.package: peer.version for peer in sorted(peers, key=lambda peer: peer.package)},
         tokenizer=tokenizer,

@@ -41,6 +41,10 @@ def main(
     concurrency: Annotated[
         str, typer.Option(help="Numbers of requests at once to measure Paceline with as well, such as 2,8.")
     ] = "",
+    long_prompt: Annotated[
+        int,
+        typer.Option(min=0, max=100_000, help="Also send a prompt of so many tokens beside a running session."),
+    ] = 0,
     without_transformers: Annotated[
         bool, typer.Option("--without-transformers", help="Measure Paceline only; needs half the time and memory.")
     ] = False,
@@ -86,6 +90,7 @@ def main(
             max_new_tokens=max_new_tokens,
             repeat=repeat,
             concurrency=_concurrency(concurrency),
+            long_prompt=long_prompt,
             drafters=_drafters(drafters),
             memory=memory,
             verifier_arguments=_words(verifier_args),
@@ -122,6 +127,9 @@ def make_report(plan: Plan, outcome: Outcome) -> dict[str, Any]:
     rounds = outcome.rounds
     return {
         **figures(rounds.measured, rounds.crowds),
+        "interference": {
+            system.removeprefix("paceline_"): measured.figures() for system, measured in outcome.interference.items()
+        },
         "complete": outcome.complete,
         "questions": len({measurement.question_id for measurement in rounds.measured}),
         "max_new_tokens": plan.max_new_tokens,

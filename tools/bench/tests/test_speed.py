@@ -55,7 +55,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_all_four_systems_are_compared(model: Path, questions: Path, tmp_path: Path) -> None:
     arguments = ("--questions", questions.name, "--max-new-tokens", "8", "--concurrency", "2", "--json", "out.json")
-    result = run(tmp_path, *arguments, "--model", str(model))
+    result = run(tmp_path, *arguments, "--model", str(model), "--long-prompt", "500")
     assert result.returncode == 0, result.stdout + result.stderr
     report = json.loads((tmp_path / "out.json").read_text())
     assert set(report["tokens_per_second"]) == set(SYSTEMS)
@@ -70,6 +70,11 @@ def test_all_four_systems_are_compared(model: Path, questions: Path, tmp_path: P
     assert set(report["concurrency"]) == {"2"}
     for system in ("off", "on"):
         assert report["concurrency"]["2"][system]["identical"] == [ANSWERS, ANSWERS]
+    assert set(report["interference"]) == {"off", "on"}
+    for gaps in report["interference"].values():
+        assert gaps["prompt_tokens"] == 500
+        assert gaps["longest_gap_ms"] > 0.0
+        assert gaps["usual_gap_ms"] > 0.0
     assert report["complete"] is True
     assert (report["questions"], report["max_new_tokens"], report["repeat"]) == (6, 8, 1)
     assert (report["dtype"], report["transformers"]["dtype"]) == ("bfloat16", "bfloat16")
