@@ -37,8 +37,8 @@ def notes(report: dict[str, Any]) -> Iterator[str]:
         yield f"{'on' if name == 'paceline' else 'prompt lookup'}: same tokens as {reference} in {same} of {of} answers"
     for name, gaps in report["interference"].items():
         yield (
-            f"{name}: beside a prompt of {gaps['prompt_tokens']} tokens, read in {gaps['prefill_s']:.1f} s, the longest "
-            f"gap between two messages of a running session is {gaps['longest_gap_ms']:.0f} ms, "
+            f"{name}: beside a prompt of {gaps['prompt_tokens']} tokens, read in {gaps['prefill_s']:.1f} s, the "
+            f"longest gap between two messages of a running session is {gaps['longest_gap_ms']:.0f} ms, "
             f"{gaps['stretch']:.1f} times its usual one"
         )
     if not report["complete"]:

@@ -33,6 +33,7 @@ from paceline.verifier.__main__ import Verifier
 from paceline.verifier.cost import ForwardCost
 from paceline.verifier.engine import Engine
 from paceline.verifier.model.batch import StepPlan, StepResult
+from paceline.verifier.pacing import Pacing
 from paceline.verifier.planning import MAX_PREFILL_ROWS
 from paceline.verifier.settings import VerifierSettings
 from paceline.wire.channel import connect
@@ -68,6 +69,13 @@ class FlatCost(ForwardCost):
         super().__init__((1, 64), (0.02, 0.02))
 
     def observe(self, num_rows: int, seconds: float) -> None:
+        pass
+
+
+class AlwaysDrafting(Pacing):
+    """Looks at nothing."""
+
+    def observe(self, num_sessions: int, tokens: int, seconds: float) -> None:
         pass
 
 
@@ -190,6 +198,7 @@ async def running(folder: Path, **settings: Any) -> AsyncIterator[Client]:
     try:
         await verifier.start()
         verifier.state.loaded.engine.cost = FlatCost()
+        verifier.state.loaded.engine.pacing = AlwaysDrafting()
         await verifier.server.set_ready(True)
         async with connect(address, ClientSettings()) as channel:
             yield Client(verifier, channel)

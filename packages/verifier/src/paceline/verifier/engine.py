@@ -22,6 +22,7 @@ from paceline.verifier.metrics import Metrics
 from paceline.verifier.model.batch import SessionPlan, SessionResult, StepPlan, StepResult
 from paceline.verifier.model.blocks import BLOCK_TOKENS, BlockPool
 from paceline.verifier.model_thread import ModelThread
+from paceline.verifier.pacing import Pacing
 from paceline.verifier.planning import grant, prefill_rows
 from paceline.verifier.session import Session
 from paceline.verifier.trie import Candidate
@@ -32,6 +33,7 @@ from paceline.wire.tree import ROOT
 log = structlog.get_logger()
 
 BETWEEN_ADAPTATION = 0.05
+READING_ADAPTATION = 0.2
 STREAM_DELAY_S = 0.001  # after a step's start: the model's thread, not the streams, gets the interpreter first
 
 
@@ -101,6 +103,7 @@ class Engine:
     ) -> None:
         self.cost = cost
         self.calibration = Calibration()
+        self.pacing = Pacing()
         self.metrics = metrics or Metrics()
         self._model = model
         self._hub = hub
@@ -114,6 +117,8 @@ class Engine:
         self._unstreamed: list[Session] = []  # that have events which wait for the next step's start
         self._task: asyncio.Task[None] | None = None
         self._waited_s = 0.0  # for drafts, before the step that runs or comes next
+        self._usual_s = 0.0  # from a step to the next, while no prompt is read; 0 is not known
+        self._reading_error = 1.0  # of the cost model, for steps that read a prompt beside others
         self._between_s = 0.0  # usual time between two steps, the wait for drafts included
         self._ended_s: float | None = None  # when the step before ended, unless there was nothing to do since
         pool = model.pool
@@ -205,7 +210,7 @@ class Engine:
                 step = self._thread.call(self._model.step, plan)
                 loop.call_later(STREAM_DELAY_S, self._stream)
                 result = await step
-                self._observe(plan, result)
+                self._observe(planned, plan, result)
                 self._commit(planned, plan, result)
             except Exception:
                 self.metrics.failures.inc()
@@ -218,13 +223,27 @@ class Engine:
             session.release_events()
         self._unstreamed.clear()
 
-    def _observe(self, plan: StepPlan, result: StepResult) -> None:
-        self.cost.observe(plan.num_rows, result.seconds)
+    def _observe(self, planned: list[_Planned], plan: StepPlan, result: StepResult) -> None:
+        """Times of a step, before its results are applied."""
+        reading = any(part.session.reading for part in planned)
+        if not reading:
+            self.cost.observe(plan.num_rows, result.seconds)
+        elif not all(part.session.reading for part in planned):
+            # A long prompt's later parts take longer than the cost model, which knows no contexts, thinks.
+            error = result.seconds / self.cost.seconds(plan.num_rows)
+            self._reading_error += READING_ADAPTATION * (min(4.0, error) - self._reading_error)
         gap_s = None
         if self._ended_s is not None:
             between_s = max(0.0, result.started_s - self._ended_s)
             gap_s = max(0.0, between_s - self._waited_s)
             self._between_s += BETWEEN_ADAPTATION * (min(between_s, MAX_WAIT_S) - self._between_s)
+            if not reading:
+                step_s = between_s + result.seconds
+                self._usual_s += BETWEEN_ADAPTATION * (step_s - self._usual_s) if self._usual_s else step_s
+            if not reading and all(self._hub.serving(part.session) for part in planned):
+                tokens = sum(len(outcome.tokens) for outcome in result.sessions)
+                self.pacing.observe(len(planned), tokens, between_s + result.seconds)
+                self._hub.hold(not self.pacing.drafting)
         self._ended_s = result.started_s + result.seconds
         self.metrics.stepped(result.seconds, plan.num_rows, gap_s, self._waited_s)
 
@@ -300,6 +319,8 @@ class Engine:
 
     def _worthwhile_wait(self, late: list[tuple[DrafterLink, Session]]) -> float:
         pending: list[Pending] = []
+        if not self.pacing.drafting:
+            return 0.0
         for session in self._running.values():
             if not self._decoding(session):
                 return 0.0  # a prompt is being read; drafts arrive meanwhile
@@ -324,7 +345,7 @@ class Engine:
     def _candidates(self, session: Session, max_nodes: int) -> list[Candidate]:
         limit = min(max_nodes, session.speculation.max_nodes or max_nodes)
         room = session.request.max_tokens - session.num_generated - 1
-        if session.speculation.drafters == () or room <= 0:
+        if session.speculation.drafters == () or room <= 0 or not self.pacing.drafting:
             return []
         least = self._least_value()
         return session.trie.plan(self.calibration.probability, limit, room, least)
@@ -359,7 +380,8 @@ class Engine:
         in the cache displaces the youngest.
         """
         decoding = sum(1 for session in self._running.values() if self._decoding(session))
-        prefill_left = prefill_rows(decoding, self.cost.seconds)
+        usual_s = self._usual_s or self._seconds(max(1, decoding))
+        prefill_left = prefill_rows(decoding, usual_s, lambda rows: self._seconds(rows) * self._reading_error)
         chains: dict[int, int] = {}
         for session_id, session in list(self._running.items()):
             if session.slot is None:  # preempted a moment ago

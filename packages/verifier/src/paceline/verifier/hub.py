@@ -15,6 +15,14 @@ class DrafterHub:
     def __init__(self) -> None:
         self.links: dict[str, DrafterLink] = {}
         self.standings = Standings()
+        self._held = False
+
+    def hold(self, held: bool) -> None:
+        """Whether the drafters' links hold commits back."""
+        if held != self._held:
+            self._held = held
+            for link in self.links.values():
+                link.hold(held)
 
     def connect(self, link: DrafterLink) -> None:
         """Adds a drafter; one with the same id that was there (a connection that died unnoticed) is shut."""
@@ -22,6 +30,7 @@ class DrafterHub:
         if old is not None:
             old.shut()
         self.links[link.info.drafter_id] = link
+        link.hold(self._held)
 
     def disconnect(self, link: DrafterLink) -> None:
         if self.links.get(link.info.drafter_id) is link:

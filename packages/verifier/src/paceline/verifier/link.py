@@ -89,9 +89,16 @@ class DrafterLink:
         self._refusals: deque[drafting_pb2.Refusal] = deque(maxlen=64)
         self._sent: dict[int, OrderedDict[int, float]] = {}
         self._answered: dict[int, int] = {}
+        self._held = False
         self._wake = asyncio.Event()
 
     # What the engine tells it.
+
+    def hold(self, held: bool) -> None:
+        """While held, commits wait and are told together later: drafts are not wanted now."""
+        self._held = held
+        if not held and self._updates:
+            self._wake.set()
 
     def open(self, session: Session) -> None:
         """Announces a session, or announces it again with what was committed since."""
@@ -106,6 +113,8 @@ class DrafterLink:
         update = self._updates.setdefault(session.session_id, _Update())
         if not update.opened:
             update.tokens.extend(tokens)
+        if self._held:
+            return  # nor does it hear the target's guesses: they would pile up
         if top is not None and self.info.commit_top_k:
             update.top_tokens.extend(after)
             update.top_ids.extend(row[: self.info.commit_top_k] for row in top.ids)

@@ -64,7 +64,9 @@ class Metrics:
         )
         self.generation_tokens = Counter("paceline:generation_tokens", "Tokens generated", registry=registry)
         self.session_steps = Counter(
-            "paceline:session_steps", "Steps of sessions that were decoding, by which tokens per step go", registry=registry
+            "paceline:session_steps",
+            "Steps of sessions that were decoding, by which tokens per step go",
+            registry=registry,
         )
         self.draft_tokens = Counter(
             "paceline:spec_decode_num_draft_tokens", "Candidates verified", ["strategy"], registry=registry

@@ -45,7 +45,9 @@ class ModelThread:
             del job, work, args, future
 
 
-def _tell(loop: asyncio.AbstractEventLoop, settle: Callable[..., None], future: asyncio.Future[Any], value: Any) -> None:
+def _tell(
+    loop: asyncio.AbstractEventLoop, settle: Callable[..., None], future: asyncio.Future[Any], value: Any
+) -> None:
     try:
         loop.call_soon_threadsafe(settle, future, value)
     except RuntimeError:  # the loop is closed; nobody waits any more

@@ -49,15 +49,20 @@ def grant(
     return granted
 
 
-def prefill_rows(decoding_rows: int, seconds: Callable[[int], float]) -> int:
+def prefill_rows(decoding_rows: int, usual_s: float, seconds: Callable[[int], float]) -> int:
     """Prompt tokens to read in a step beside `decoding_rows` rows of sessions that are decoding.
 
     As many as their users can bear: the gap between two of their tokens grows by MAX_STRETCH at most, but a prompt is
     always read at MIN_PREFILL_ROWS a step.
+
+    Args:
+        decoding_rows: 0 if nobody waits for a next token.
+        usual_s: that gap when no prompt is read.
+        seconds: cost of a step that reads a prompt, by its rows.
     """
     if decoding_rows == 0:
         return MAX_PREFILL_ROWS
-    limit_s = MAX_STRETCH * seconds(decoding_rows)
+    limit_s = MAX_STRETCH * usual_s
     low, high = MIN_PREFILL_ROWS, MAX_PREFILL_ROWS
     while low < high:
         middle = (low + high + 1) // 2

@@ -130,9 +130,11 @@ class TransformersRunner(Runner):
 
 
 def _best(logits: torch.Tensor, count: int) -> list[list[int]]:
-    """See `Scores.best`. Which of several equal ones `topk` takes is not said, so the first comes from `argmax`."""
+    """See `Scores.best`. Which of several equal ones `topk` takes is not said: the first comes from `argmax`."""
     first: list[int] = torch.argmax(logits, dim=-1).tolist()
     if count <= 1:
         return [[token] for token in first]
     rows = torch.topk(logits, count, dim=-1).indices.tolist()
-    return [[token, *(other for other in row if other != token)][:count] for token, row in zip(first, rows, strict=True)]
+    return [
+        [token, *(other for other in row if other != token)][:count] for token, row in zip(first, rows, strict=True)
+    ]

@@ -34,6 +34,9 @@ struct SessionRows {
     int64_t first, count, length;  // its first row in the step, how many, committed tokens
     const int32_t* blocks;
     std::vector<std::vector<int32_t>> ancestors;  // per row, ascending, itself last
+    std::vector<int32_t> in_place;  // per row, how many of the first ones lie where they would if they were committed
+
+    int64_t position(int64_t row) const { return length + int64_t(ancestors[row].size()) - 1; }
 };
 
 constexpr int64_t FEED_LINES = 24;  // of weights, for each page of keys or values: what memory brings meanwhile
@@ -89,12 +92,8 @@ void attend(const Pages<Weight>& pages, const SessionRows& session, int64_t begi
     int64_t shared = slots;  // leading positions that every row here sees where they lie
     int64_t first_seen = slots;
     for (int64_t row = begin; row < end; ++row) {
-        const std::vector<int32_t>& ancestors = session.ancestors[row];
-        int64_t in_place = 0;
-        while (in_place < int64_t(ancestors.size()) && ancestors[in_place] == in_place) ++in_place;
-        shared = std::min(shared, session.length + in_place);
-        const int64_t position = session.length + int64_t(ancestors.size()) - 1;
-        first_seen = std::min(first_seen, window ? std::max<int64_t>(0, position - window + 1) : 0);
+        shared = std::min(shared, session.length + session.in_place[row]);
+        first_seen = std::min(first_seen, window ? std::max<int64_t>(0, session.position(row) - window + 1) : 0);
         for (int64_t head = 0; head < group; ++head) {
             const float* from = queries + row * stride + head * size;
             const Row to = scaled.row((row - begin) * group + head);
@@ -110,10 +109,11 @@ void attend(const Pages<Weight>& pages, const SessionRows& session, int64_t begi
             feed.fetch(FEED_LINES);
         }
     for (int64_t query = 0; query < count; ++query) {
-        const std::vector<int32_t>& ancestors = session.ancestors[begin + query / group];
+        const int64_t row = begin + query / group;
+        const std::vector<int32_t>& ancestors = session.ancestors[row];
         const Row of_query = scores.row(query);
-        const int64_t positions = session.length + int64_t(ancestors.size());
-        for (int64_t index = 0; index < int64_t(ancestors.size()); ++index)
+        const int64_t positions = session.position(row) + 1;
+        for (int64_t index = session.in_place[row]; index < int64_t(ancestors.size()); ++index)
             of_query[session.length + index] = of_query[session.length + ancestors[index]];
         const int64_t low = window ? std::max<int64_t>(0, positions - window) : 0;
         scratch.inverse[query] = soften(of_query, low, positions);

@@ -71,6 +71,7 @@ public:
             normalize(layer.input_norm.get());
             product(layer.qkv, normal_, PlainOutput{qkv_.get(), qkv_width_}, Into::STORE);
             place_heads(layer, index);
+            if (index + 1 == config_.layers && step.num_wanted == 0) break;  // keys and values were all that is asked
             attention(layer, index);
             product(layer.out, attended_, PlainOutput{state_.get(), hidden_width_}, Into::ADD);
             normalize(layer.post_norm.get());
@@ -188,17 +189,21 @@ private:
             session.length = step.lengths[index];
             session.blocks = step.blocks + step.block_starts[index];
             session.ancestors.assign(session.count, {});
+            session.in_place.assign(session.count, 0);
             for (int64_t row = 0; row < session.count; ++row) {
                 const int32_t parent = step.parents[session.first + row];
                 std::vector<int32_t>& ancestors = session.ancestors[row];
                 if (parent >= 0) ancestors = session.ancestors[parent];
+                const bool follows = parent < 0 || session.in_place[parent] == int64_t(ancestors.size());
+                session.in_place[row] = parent < 0 ? 0 : session.in_place[parent];
+                session.in_place[row] += follows && row == int64_t(ancestors.size());
                 ancestors.push_back(int32_t(row));
                 session_of_[session.first + row] = int32_t(index);
             }
         }
         share_rows([&](int64_t row) {
             const SessionRows& session = sessions_[session_of_[row]];
-            const int64_t position = session.length + int64_t(session.ancestors[row - session.first].size()) - 1;
+            const int64_t position = session.position(row - session.first);
             for (int64_t index = 0; index < half; ++index) {
                 const float angle = float(position) * frequencies_[index];
                 cosines_[row * half + index] = std::cos(angle) * config_.rope_scale;
