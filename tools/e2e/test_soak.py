@@ -21,7 +21,7 @@ from paceline.wire.settings import ClientSettings
 
 KV_MB = 128
 MIB = 1 << 20
-BESIDE_MB = 400  # what the verifier may hold beside weights and cache
+BESIDE_MB = 500  # what the verifier may hold beside weights and cache; transformers' imports alone are 360
 GROWTH_MB = 32
 WARM_UP, REQUESTS, AT_ONCE = 100, 500, 12
 CANCELLED = 0.4

@@ -21,8 +21,8 @@ LONG = 40 * TRIAL_EVERY * STRETCH_STEPS
 
 
 def test_it_drafts_first() -> None:
-    assert shares(Pacing(), 1, 1.0, 9.0, FIRST_DRAFTING * STRETCH_STEPS) == 1.0
-    assert shares(Pacing(), 4, 1.0, 9.0, STRETCH_STEPS) == 1.0
+    assert shares(Pacing(), 1, 1.0, 9.0, FIRST_DRAFTING[True] * STRETCH_STEPS) == 1.0
+    assert shares(Pacing(), 4, 1.0, 9.0, FIRST_DRAFTING[False] * STRETCH_STEPS) == 1.0
 
 
 @pytest.mark.parametrize("gain", [1.02, 1.5, 3.0])
@@ -50,8 +50,8 @@ def test_it_follows_a_change() -> None:
 
 def test_sizes_of_the_batch_are_told_apart() -> None:
     pacing = Pacing()
-    for _ in range(60):
-        shares(pacing, 1, 150.0, 100.0, 2 * STRETCH_STEPS)
-        shares(pacing, 8, 50.0, 100.0, 2 * STRETCH_STEPS)
-    assert shares(pacing, 1, 150.0, 100.0, 4 * STRETCH_STEPS + 1) > 0.7
-    assert shares(pacing, 8, 50.0, 100.0, 4 * STRETCH_STEPS + 1) < 0.3
+    for _ in range(600):  # sizes that change faster than a stretch ends
+        shares(pacing, 1, 150.0, 100.0, STRETCH_STEPS // 2)
+        shares(pacing, 8, 50.0, 100.0, STRETCH_STEPS // 2)
+    assert shares(pacing, 1, 150.0, 100.0, 20 * STRETCH_STEPS) > 0.8
+    assert shares(pacing, 8, 50.0, 100.0, 20 * STRETCH_STEPS) < 0.2

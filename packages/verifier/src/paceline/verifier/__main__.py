@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 import sys
 import time
-from pathlib import Path
 
 import structlog
 import torch
@@ -18,6 +16,7 @@ from paceline.verifier.convert import Limits
 from paceline.verifier.cost import ForwardCost
 from paceline.verifier.engine import Engine, EngineLimits
 from paceline.verifier.lessons import Lessons
+from paceline.verifier.memory import free_memory, give_back
 from paceline.verifier.metrics import Metrics
 from paceline.verifier.model.batch import SessionPlan, StepPlan
 from paceline.verifier.model.blocks import BLOCK_TOKENS
@@ -159,6 +158,7 @@ def prepare(settings: VerifierSettings) -> tuple[Target, Runner, ForwardCost]:
             f"--model {settings.model}: {target.architecture} attends in a way that verifying trees does not reproduce "
             f"(its logits are {apart:.2g} of their spread away from transformers' own); choose another model"
         )
+    del reference
     forward_cost = measure_runner(runner)
     worst = probe(runner)
     if worst == 0.0:
@@ -172,6 +172,7 @@ def prepare(settings: VerifierSettings) -> tuple[Target, Runner, ForwardCost]:
     milliseconds = {
         rows: round(seconds * 1e3, 1) for rows, seconds in zip(forward_cost.rows, forward_cost.knots, strict=True)
     }
+    give_back()
     log.info("forward pass measured", ms_by_rows=milliseconds, seconds=round(time.perf_counter() - started, 1))
     return target, runner, forward_cost
 
@@ -192,16 +193,6 @@ def allocate_cache(runner: Runner, target: Target, settings: VerifierSettings) -
         )
     runner.allocate(num_blocks)
     log.info("key-value cache", tokens=num_blocks * BLOCK_TOKENS, mib=num_blocks * runner.block_bytes >> 20)
-
-
-def free_memory(device: str) -> int:
-    """Bytes that could be taken now."""
-    if device.startswith("cuda"):
-        return int(torch.cuda.mem_get_info(device)[0])
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):  # what the page cache would give up counts as free
-            return int(line.split()[1]) << 10
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGESIZE")
 
 
 def measure_runner(runner: Runner) -> ForwardCost:

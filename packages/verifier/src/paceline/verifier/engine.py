@@ -7,6 +7,7 @@ values, so drafts are grafted and tokens streamed while the model computes.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -118,6 +119,7 @@ class Engine:
         self._task: asyncio.Task[None] | None = None
         self._waited_s = 0.0  # for drafts, before the step that runs or comes next
         self._usual_s = 0.0  # from a step to the next, while no prompt is read; 0 is not known
+        self._usual_nodes = 0.0  # candidates of a step, while no prompt is read
         self._reading_error = 1.0  # of the cost model, for steps that read a prompt beside others
         self._between_s = 0.0  # usual time between two steps, the wait for drafts included
         self._ended_s: float | None = None  # when the step before ended, unless there was nothing to do since
@@ -239,6 +241,8 @@ class Engine:
             self._between_s += BETWEEN_ADAPTATION * (min(between_s, MAX_WAIT_S) - self._between_s)
             if not reading:
                 step_s = between_s + result.seconds
+                nodes = plan.num_rows - len(planned)
+                self._usual_nodes += BETWEEN_ADAPTATION * (nodes - self._usual_nodes)
                 self._usual_s += BETWEEN_ADAPTATION * (step_s - self._usual_s) if self._usual_s else step_s
             if not reading and all(self._hub.serving(part.session) for part in planned):
                 tokens = sum(len(outcome.tokens) for outcome in result.sessions)
@@ -367,7 +371,11 @@ class Engine:
             if session.slot is not None and session.slot.length + chain == session.length:
                 room = self._room(session, chain)
                 offered[session_id] = self._candidates(session, room)
-        granted = grant(offered, sum(chains.values()), self._seconds, self._limits.max_step_nodes)
+        max_nodes = self._limits.max_step_nodes
+        if any(chain > 1 for chain in chains.values()):
+            # A prompt's rows make further ones look cheap; but those who are decoding wait for all of them.
+            max_nodes = min(max_nodes, math.ceil(self._usual_nodes))
+        granted = grant(offered, sum(chains.values()), self._seconds, max_nodes)
         return [
             _Planned(self._running[session_id], chain, offered.get(session_id, [])[: granted.get(session_id, 0)])
             for session_id, chain in chains.items()
@@ -381,7 +389,8 @@ class Engine:
         """
         decoding = sum(1 for session in self._running.values() if self._decoding(session))
         usual_s = self._usual_s or self._seconds(max(1, decoding))
-        prefill_left = prefill_rows(decoding, usual_s, lambda rows: self._seconds(rows) * self._reading_error)
+        waiting_rows = decoding + int(self._usual_nodes) if decoding else 0
+        prefill_left = prefill_rows(waiting_rows, usual_s, lambda rows: self._seconds(rows) * self._reading_error)
         chains: dict[int, int] = {}
         for session_id, session in list(self._running.items()):
             if session.slot is None:  # preempted a moment ago

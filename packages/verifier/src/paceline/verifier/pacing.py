@@ -12,10 +12,13 @@ from dataclasses import dataclass, field
 
 STRETCH_STEPS = 12
 SETTLING_STEPS = 2  # at the beginning of a stretch drafts are not there yet, or still are
-FIRST_TRIAL, TRIAL_EVERY = 3, 32  # stretches between two trials of the worse way: at first, and in the end
-FIRST_DRAFTING = 4  # stretches of a lone session before resting is tried: the drafters have to learn first
+TRIAL_EVERY = 32  # stretches; a trial of the worse way costs its loss, divided by this
 MARGIN = 1.03  # resting must be so much faster: tokens per second vary from stretch to stretch
 MEMORY = 0.25  # weight of the latest stretch
+
+# A lone session's drafts nearly always pay once the drafters have learnt something; among many they may not.
+FIRST_DRAFTING = {True: 8, False: 1}  # stretches before resting is tried first, by whether the session is alone
+FIRST_TRIAL = {True: 16, False: 3}  # stretches until the second trial; then twice as many each time
 
 
 @dataclass(slots=True)
@@ -32,18 +35,35 @@ class _Record:
 
 @dataclass(slots=True)
 class _Size:
-    drafting: _Record = field(default_factory=_Record)
-    resting: _Record = field(default_factory=_Record)
-    since_trial: int = 0
-    trial_every: int = FIRST_TRIAL
+    """What is known of one size of the batch, and the stretch that it is in; others may come in between."""
 
-    def next_way(self, first_drafting: int) -> bool:
-        """Whether to draft in the next stretch."""
-        if self.drafting.stretches < first_drafting:
+    alone: bool
+    drafting: bool = True
+    steps: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    drafted: _Record = field(default_factory=_Record)
+    rested: _Record = field(default_factory=_Record)
+    since_trial: int = 0
+    trial_every: int = 0
+
+    def add(self, tokens: int, seconds: float) -> None:
+        self.steps += 1
+        self.tokens += tokens
+        self.seconds += seconds
+        if self.steps == STRETCH_STEPS:
+            (self.drafted if self.drafting else self.rested).add(self.tokens / max(self.seconds, 1e-9))
+            self.steps = self.tokens = 0
+            self.seconds = 0.0
+            self.drafting = self._next_way()
+
+    def _next_way(self) -> bool:
+        if self.drafted.stretches < FIRST_DRAFTING[self.alone]:
             return True
-        if self.resting.stretches == 0:
+        if self.rested.stretches == 0:
+            self.trial_every = FIRST_TRIAL[self.alone]
             return False
-        better = self.drafting.rate * MARGIN >= self.resting.rate
+        better = self.drafted.rate * MARGIN >= self.rested.rate
         self.since_trial += 1
         if self.since_trial >= self.trial_every:
             self.since_trial = 0
@@ -58,31 +78,19 @@ class Pacing:
     def __init__(self) -> None:
         self.drafting = True
         self._sizes: dict[int, _Size] = {}
-        self._size = 0
-        self._steps = 0
-        self._tokens = 0
-        self._seconds = 0.0
+        self._last = 0  # size of the step before
+        self._settling = 0
 
     def observe(self, num_sessions: int, tokens: int, seconds: float) -> None:
         """A step of sessions that were all decoding committed so many tokens, and took so long, with all that lay
         between it and the step before."""
-        size = num_sessions.bit_length()
-        if size != self._size:
-            self._begin(size)
-        self._steps += 1
-        if self._steps > SETTLING_STEPS:
-            self._tokens += tokens
-            self._seconds += seconds
-        if self._steps >= STRETCH_STEPS:
-            record = self._record(size)
-            (record.drafting if self.drafting else record.resting).add(self._tokens / max(self._seconds, 1e-9))
-            self._begin(size)
-
-    def _begin(self, size: int) -> None:
-        self._size = size
-        self._steps = self._tokens = 0
-        self._seconds = 0.0
-        self.drafting = self._record(size).next_way(FIRST_DRAFTING if size == 1 else 1)
-
-    def _record(self, size: int) -> _Size:
-        return self._sizes.setdefault(size, _Size())
+        number = num_sessions.bit_length()
+        size = self._sizes.setdefault(number, _Size(alone=num_sessions == 1))
+        way = self.drafting
+        if number == self._last and self._settling == 0 and size.drafting == way:
+            size.add(tokens, seconds)
+        self._settling = max(0, self._settling - 1)
+        self._last = number
+        if size.drafting != way:
+            self.drafting = size.drafting
+            self._settling = SETTLING_STEPS
