@@ -122,7 +122,7 @@ async def _measure(plan: Plan, deployment: Deployment, folder: Path, outcome: Ou
             say("a long prompt beside a running session", 0)
             for system in (OFF, ON):
                 outcome.interference[system] = await interfere(
-                    stub, plan.long_prompt, deployment.context_length, speculation=system == ON
+                    stub, plan.long_prompt, deployment, speculation=system == ON
                 )
 
 

@@ -24,6 +24,7 @@ class Deployment:
 
     router: str
     dtype: str
+    vocab_size: int
     context_length: int
     eos_token_ids: tuple[int, ...]
     versions: dict[str, str]
@@ -87,6 +88,7 @@ def _describe(stack: Stack, router: str) -> Deployment:
     return Deployment(
         router=router,
         dtype=model.dtype,
+        vocab_size=model.vocab_size,
         context_length=model.context_length,
         eos_token_ids=tuple(sorted(model.eos_token_ids)),
         versions={peer.package: peer.version for peer in sorted(peers, key=lambda peer: peer.package)},

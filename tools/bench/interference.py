@@ -9,7 +9,12 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
+import grpc
+from deployment import Deployment
+from rounds import BenchError
+
 from paceline.v1 import generation_pb2, router_pb2_grpc, types_pb2
+from paceline.wire.status import from_rpc_error
 
 ALONE_EVENTS = 40  # gaps of the running session by itself, to know what is usual
 RUNNING_TOKENS = 2000  # more than it gets to, usually: it is cancelled when the long prompt has been read
@@ -36,10 +41,14 @@ class Interference:
 
 
 async def interfere(
-    stub: router_pb2_grpc.RouterStub, prompt_tokens: int, context_length: int, *, speculation: bool
+    stub: router_pb2_grpc.RouterStub, prompt_tokens: int, deployment: Deployment, *, speculation: bool
 ) -> Interference:
-    """Lets a session run, sends a prompt of so many tokens beside it, and looks at the session's gaps."""
-    running_tokens = min(RUNNING_TOKENS, context_length // 2)
+    """Lets a session run, sends a prompt of so many tokens beside it, and looks at the session's gaps.
+
+    Raises:
+        BenchError: the prompt is refused, for example as too long.
+    """
+    running_tokens = min(RUNNING_TOKENS, deployment.context_length // 2)
     running = stub.Generate(_request(running_tokens, speculation, "runs", text=RUNNING_PROMPT))
     times: list[float] = []
     usual = asyncio.Event()
@@ -54,10 +63,14 @@ async def interfere(
     reading = asyncio.create_task(read())
     await asyncio.wait({reading, asyncio.create_task(usual.wait())}, return_when=asyncio.FIRST_COMPLETED)
     # Ids in a row: no text, but as much work as one, and its length is exact.
-    ids = types_pb2.TokenIds(ids=[100 + index % 1000 for index in range(prompt_tokens)])
+    ids = types_pb2.TokenIds(ids=[index % deployment.vocab_size for index in range(prompt_tokens)])
     started, known = time.perf_counter(), len(times)
-    async for _event in stub.Generate(_request(1, speculation, "reads", token_ids=ids)):
-        pass
+    try:
+        async for _event in stub.Generate(_request(1, speculation, "reads", token_ids=ids)):
+            pass
+    except grpc.aio.AioRpcError as error:
+        refusal = from_rpc_error(error)
+        raise BenchError(f"--long-prompt: {refusal.message if refusal else error.details()}") from error
     ended = time.perf_counter()
     last = [] if reading.done() else [ended]
     running.cancel()

@@ -59,7 +59,9 @@ def stack(tmp_path: Path, model: Path) -> Iterator[Stack]:
         stack.wait("router")
         announce = ("--router", router_of(stack))
         for name in ("verifier-1", "verifier-2"):
-            stack.start(name, "verifier", "--model", str(model), "--model-name", "tiny", *announce)
+            stack.start(
+                name, "verifier", "--model", str(model), "--model-name", "tiny", "--drafting", "always", *announce
+            )
         stack.start("trainer", "trainer", "--data", str(tmp_path / "trainer"), *announce)
         for name in ("suffix", "recycling"):
             stack.start(name, "drafter", "--name", name, "--strategies", name, *announce)

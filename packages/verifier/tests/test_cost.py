@@ -54,6 +54,15 @@ def test_a_measurement_below_its_left_neighbour_stays_there_while_that_is_what_i
     assert cost.seconds(2) > 0.0075
 
 
+@given(times, st.lists(st.floats(0.0, 1.0), min_size=1, max_size=12))
+def test_candidates_below_the_least_value_never_pay_however_many_there_are(seconds, shares):
+    cost = ForwardCost(ROW_COUNTS, seconds)
+    values = sorted((share * cost.least_value * 0.999 for share in shares), reverse=True)
+    plain = 1.0 / cost.seconds(1)
+    for count in range(1, len(values) + 1):
+        assert (1.0 + sum(values[:count])) / cost.seconds(1 + count) <= plain * (1 + 1e-9)
+
+
 def test_measure_takes_the_median_of_each_row_count():
     answers = iter([9.0, 1.0, 2.0] * len(ROW_COUNTS))
     asked: list[int] = []

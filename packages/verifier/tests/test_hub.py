@@ -186,6 +186,20 @@ def test_a_slow_reader_gets_one_commit_for_many_and_a_late_joiner_the_whole_cont
     assert opened.prompt_tokens == 3
 
 
+def test_what_is_held_back_is_told_in_one_commit_later():
+    link, session = make_link(), make_session()
+    link.open(session)
+    sent(link)
+    link.hold(True)
+    for token in (10, 11, 12):
+        link.commit(session, commit(session, token), (token,), TopRows([[3, 2]]))
+    link.hold(False)
+    (told,) = sent(link)
+    assert list(told.tokens) == [10, 11, 12]
+    assert told.length == session.length
+    assert not told.top_k.tokens
+
+
 def test_an_announcement_that_was_not_read_yet_is_never_followed_by_its_own_tokens():
     link, session = make_link(), make_session()
     link.open(session)

@@ -64,6 +64,23 @@ def test_the_probe_that_runs_at_start_finds_no_difference(family):
     assert probe(family[0]) == 0.0
 
 
+def test_the_best_tokens_are_those_of_the_greatest_logits(family):
+    runner, texts = family
+    tokens, _ = texts[0]
+    slot = fill(runner, tokens[:40])
+    plan = SessionPlan(slot, (tokens[40],), True, tuple(tokens[41:49]), tuple(range(-1, 7)), GREEDY)
+    scores = runner.score((plan,), 5)
+    assert [row[0] for row in scores.best] == scores.logits.argmax(dim=-1).tolist()
+    values = torch.gather(scores.logits, 1, torch.tensor(scores.best))
+    assert torch.equal(values, torch.topk(scores.logits, 5, dim=-1).values)
+    if runner.kind[1] == "native":  # of equal ones the lowest id comes first
+        pairs = [
+            sorted(range(VOCAB), key=lambda token, row=row: (-float(row[token]), token))[:5] for row in scores.logits
+        ]
+        assert scores.best == pairs
+    runner.pool.close(slot)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_reading_a_prompt_in_any_chunks_gives_the_bits_of_plain_decoding(family, seed):
     runner, texts = family

@@ -7,6 +7,7 @@ import copy
 import hashlib
 import random
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -33,7 +34,7 @@ from paceline.verifier.__main__ import Verifier
 from paceline.verifier.cost import ForwardCost
 from paceline.verifier.engine import Engine
 from paceline.verifier.model.batch import StepPlan, StepResult
-from paceline.verifier.pacing import Pacing
+from paceline.verifier.model.blocks import BLOCK_TOKENS
 from paceline.verifier.planning import MAX_PREFILL_ROWS
 from paceline.verifier.settings import VerifierSettings
 from paceline.wire.channel import connect
@@ -45,6 +46,7 @@ from paceline.wire.tree import Anchor, DraftTree, encode_tree
 from paceline.wire.version import PROTOCOL_MAJOR, make_peer
 
 DEADLINE_S = 20.0
+STEP_S = 0.003  # of a gated model: slow enough for a client to follow
 PROMPT = tuple(make_tokenizer()("to be or not to be")["input_ids"])
 HOT = types_pb2.Sampling(temperature=0.8, seed=11)
 GREEDY = types_pb2.Sampling()
@@ -72,13 +74,6 @@ class FlatCost(ForwardCost):
         pass
 
 
-class AlwaysDrafting(Pacing):
-    """Looks at nothing."""
-
-    def observe(self, num_sessions: int, tokens: int, seconds: float) -> None:
-        pass
-
-
 class GatedModel:
     """The engine's model, which runs a step only while the gate is open, and fails when told to."""
 
@@ -97,6 +92,7 @@ class GatedModel:
             self.waiting.set()
             assert self.gate.wait(DEADLINE_S)
             self.waiting.clear()
+        time.sleep(STEP_S)
         if self.fails:
             raise RuntimeError("out of memory, or so")
         return self._model.step(plan)
@@ -192,13 +188,12 @@ async def refused(call: Any) -> tuple[grpc.StatusCode, PacelineError]:
 
 @asynccontextmanager
 async def running(folder: Path, **settings: Any) -> AsyncIterator[Client]:
-    settings = {"model": str(folder), "model_name": "tiny", "device": "cpu", "listen": "127.0.0.1:0", **settings}
-    verifier = Verifier(VerifierSettings(drain_s=0.0, **settings))
+    settings = {"model": str(folder), "model_name": "tiny", "device": "cpu", "drafting": "always", **settings}
+    verifier = Verifier(VerifierSettings(drain_s=0.0, listen="127.0.0.1:0", **settings))
     address = await verifier.server.bind()
     try:
         await verifier.start()
         verifier.state.loaded.engine.cost = FlatCost()
-        verifier.state.loaded.engine.pacing = AlwaysDrafting()
         await verifier.server.set_ready(True)
         async with connect(address, ClientSettings()) as channel:
             yield Client(verifier, channel)
@@ -784,3 +779,17 @@ async def test_a_trainer_that_is_away_costs_lessons_and_nothing_else(start):
     assert len(plain.ids) == 24
     await eventually(lambda: client.verifier.state.loaded.lessons.num_dropped == 1)
     assert (await client.generate()).ids == plain.ids
+
+
+async def test_sessions_that_outgrow_the_cache_give_way_and_go_on_with_the_same_text(folder):
+    lengths = (470, 465, 460, 455, 450, 445, 440, 435)
+    async with running(folder, kv_memory_mb=1, max_sessions=8) as client:
+        pool = client.engine._model.pool
+        assert sum(lengths) // BLOCK_TOKENS > pool.num_blocks, "they all fit, so nobody has to give way"
+        alone = [await client.generate(max_tokens=count, sampling=HOT) for count in lengths]
+        assert client.engine.metrics.preemptions._value.get() == 0
+        together = await asyncio.gather(*(client.generate(max_tokens=count, sampling=HOT) for count in lengths))
+        assert client.engine.metrics.preemptions._value.get() > 0
+        assert [answer.ids for answer in together] == [answer.ids for answer in alone]
+        assert [answer.text for answer in together] == [answer.text for answer in alone]
+        assert pool.num_held == 0

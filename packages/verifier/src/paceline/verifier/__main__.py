@@ -24,6 +24,7 @@ from paceline.verifier.model.engines import open_runner
 from paceline.verifier.model.exactness import disagreement, probe, reference_logits
 from paceline.verifier.model.load import Target, load_target
 from paceline.verifier.model.runner import Runner
+from paceline.verifier.pacing import NoPacing, Pacing
 from paceline.verifier.sampling import Sampler, Sampling
 from paceline.verifier.service import Loaded, VerifierService, VerifierState
 from paceline.verifier.settings import VerifierSettings
@@ -69,7 +70,8 @@ class Verifier:
         engine_limits = EngineLimits(
             settings.max_sessions, settings.max_queue, settings.max_nodes, settings.max_step_nodes
         )
-        engine = Engine(runner, forward_cost, state.hub, engine_limits, lessons, self._metrics)
+        pacing = NoPacing() if settings.drafting == "always" else Pacing()
+        engine = Engine(runner, forward_cost, state.hub, engine_limits, lessons, self._metrics, pacing)
         limits = Limits(
             vocab_size=runner.vocab_size,
             context_length=min(target.context_length, runner.pool.num_blocks * BLOCK_TOKENS - runner.max_session_rows),

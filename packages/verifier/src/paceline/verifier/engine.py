@@ -91,6 +91,7 @@ class Engine:
         limits: how much at once.
         lessons: who gathers lessons, if anybody does.
         metrics: what is counted and timed.
+        pacing: when drafting rests; by default where it does not pay.
     """
 
     def __init__(
@@ -101,10 +102,11 @@ class Engine:
         limits: EngineLimits,
         lessons: LessonSink | None = None,
         metrics: Metrics | None = None,
+        pacing: Pacing | None = None,
     ) -> None:
         self.cost = cost
         self.calibration = Calibration()
-        self.pacing = Pacing()
+        self.pacing = pacing or Pacing()
         self.metrics = metrics or Metrics()
         self._model = model
         self._hub = hub
@@ -156,6 +158,7 @@ class Engine:
 
     def submit(self, session: Session) -> None:
         """Takes a session on. Raises OVERLOADED if the queue is full."""
+        session.arrived_s = time.monotonic()
         if session.finish is not None:
             session.emit_finished()
             return

@@ -7,7 +7,6 @@ of a step's plan and the session's slot.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -137,7 +136,7 @@ class Session:
         self.events: asyncio.Queue[Event] = asyncio.Queue()
         self._held_events: list[Event] = []
         self.total = Outcome()
-        self.arrived_s = time.monotonic()
+        self.arrived_s = 0.0  # monotonic; the engine's clock
         self.admitted_s = 0.0
         self._text = text
         self._eos = frozenset() if request.ignore_eos else eos_token_ids

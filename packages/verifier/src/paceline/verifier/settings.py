@@ -43,6 +43,8 @@ class VerifierSettings(ServiceSettings):
     """Most candidates of one session in one step; the measured cost decides how many of them pay."""
     max_step_nodes: int = Field(default=64, ge=0, le=4096)
     """Most candidates of all sessions in one step."""
+    drafting: str = Field(default="auto", pattern="^(auto|always)$")
+    """auto: drafters rest where the verifier measures that they don't pay; always: they never do."""
     threads: int = Field(default=0, ge=0, le=1024)
     """Threads of the forward pass on the CPU; 0 leaves it to torch."""
     metrics_listen: str = ""
