@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from paceline.verifier.pacing import FIRST_DRAFTING, STRETCH_STEPS, TRIAL_EVERY, Pacing
+from paceline.verifier.pacing import STRETCH_STEPS, TRIAL_EVERY, Pacing
 
 
 def shares(pacing: Pacing, num_sessions: int, drafting_rate: float, resting_rate: float, steps: int) -> float:
@@ -21,13 +21,16 @@ LONG = 40 * TRIAL_EVERY * STRETCH_STEPS
 
 
 def test_it_drafts_first() -> None:
-    assert shares(Pacing(), 1, 1.0, 9.0, FIRST_DRAFTING[True] * STRETCH_STEPS) == 1.0
-    assert shares(Pacing(), 4, 1.0, 9.0, FIRST_DRAFTING[False] * STRETCH_STEPS) == 1.0
+    assert shares(Pacing(), 4, 1.0, 9.0, STRETCH_STEPS) == 1.0
+
+
+def test_a_lone_session_always_drafts() -> None:
+    assert shares(Pacing(), 1, 50.0, 100.0, LONG) == 1.0
 
 
 @pytest.mark.parametrize("gain", [1.02, 1.5, 3.0])
 def test_it_drafts_where_that_is_faster(gain: float) -> None:
-    share = shares(Pacing(), 1, 100.0 * gain, 100.0, LONG)
+    share = shares(Pacing(), 4, 100.0 * gain, 100.0, LONG)
     assert share == pytest.approx(1.0 - 1.0 / TRIAL_EVERY, abs=0.02)
 
 
@@ -51,7 +54,7 @@ def test_it_follows_a_change() -> None:
 def test_sizes_of_the_batch_are_told_apart() -> None:
     pacing = Pacing()
     for _ in range(600):  # sizes that change faster than a stretch ends
-        shares(pacing, 1, 150.0, 100.0, STRETCH_STEPS // 2)
+        shares(pacing, 2, 150.0, 100.0, STRETCH_STEPS // 2)
         shares(pacing, 8, 50.0, 100.0, STRETCH_STEPS // 2)
-    assert shares(pacing, 1, 150.0, 100.0, 20 * STRETCH_STEPS) > 0.8
+    assert shares(pacing, 2, 150.0, 100.0, 20 * STRETCH_STEPS) > 0.8
     assert shares(pacing, 8, 50.0, 100.0, 20 * STRETCH_STEPS) < 0.2

@@ -15,10 +15,7 @@ SETTLING_STEPS = 2  # at the beginning of a stretch drafts are not there yet, or
 TRIAL_EVERY = 32  # stretches; a trial of the worse way costs its loss, divided by this
 MARGIN = 1.03  # resting must be so much faster: tokens per second vary from stretch to stretch
 MEMORY = 0.25  # weight of the latest stretch
-
-# A lone session's drafts nearly always pay once the drafters have learnt something; among many they may not.
-FIRST_DRAFTING = {True: 8, False: 1}  # stretches before resting is tried first, by whether the session is alone
-FIRST_TRIAL = {True: 16, False: 3}  # stretches until the second trial; then twice as many each time
+FIRST_TRIAL = 3  # stretches until the second trial; then twice as many each time
 
 
 @dataclass(slots=True)
@@ -37,7 +34,6 @@ class _Record:
 class _Size:
     """What is known of one size of the batch, and the stretch that it is in; others may come in between."""
 
-    alone: bool
     drafting: bool = True
     steps: int = 0
     tokens: int = 0
@@ -45,7 +41,7 @@ class _Size:
     drafted: _Record = field(default_factory=_Record)
     rested: _Record = field(default_factory=_Record)
     since_trial: int = 0
-    trial_every: int = 0
+    trial_every: int = FIRST_TRIAL
 
     def add(self, tokens: int, seconds: float) -> None:
         self.steps += 1
@@ -58,10 +54,7 @@ class _Size:
             self.drafting = self._next_way()
 
     def _next_way(self) -> bool:
-        if self.drafted.stretches < FIRST_DRAFTING[self.alone]:
-            return True
         if self.rested.stretches == 0:
-            self.trial_every = FIRST_TRIAL[self.alone]
             return False
         better = self.drafted.rate * MARGIN >= self.rested.rate
         self.since_trial += 1
@@ -73,7 +66,11 @@ class _Size:
 
 
 class Pacing:
-    """Decides from step to step; pure: times are arguments."""
+    """Decides from step to step; pure: times are arguments.
+
+    A lone session always drafts: its gain is large, and so different from text to text that a comparison of stretches
+    would often be wrong.
+    """
 
     def __init__(self) -> None:
         self.drafting = True
@@ -85,9 +82,9 @@ class Pacing:
         """A step of sessions that were all decoding committed so many tokens, and took so long, with all that lay
         between it and the step before."""
         number = num_sessions.bit_length()
-        size = self._sizes.setdefault(number, _Size(alone=num_sessions == 1))
+        size = self._sizes.setdefault(number, _Size())
         way = self.drafting
-        if number == self._last and self._settling == 0 and size.drafting == way:
+        if num_sessions > 1 and number == self._last and self._settling == 0 and size.drafting == way:
             size.add(tokens, seconds)
         self._settling = max(0, self._settling - 1)
         self._last = number
