@@ -75,7 +75,18 @@ def test_every_file_has_a_name_that_says_something() -> None:
     [
         (
             "verifier",
-            ["acceptance/coupled", "calibration", "cost", "planning", "sampling", "session", "text", "trie", "waiting"],
+            [
+                "acceptance/coupled",
+                "calibration",
+                "cost",
+                "planning",
+                "sampling",
+                "session",
+                "step_times",
+                "text",
+                "trie",
+                "waiting",
+            ],
         ),
         ("router", ["arms", "placement", "registry", "reward", "policies/ucb", "policies/fixed"]),
         ("drafter", ["automaton", "calibration", "merge"]),

@@ -65,7 +65,7 @@ async def eventually(holds: Callable[[], bool]) -> None:
 
 
 class FlatCost(ForwardCost):
-    """Twenty milliseconds however many rows, for ever: candidates always pay, and so does waiting for them."""
+    """Twenty milliseconds however many rows, for ever: what is reckoned with it can be foretold."""
 
     def __init__(self) -> None:
         super().__init__((1, 64), (0.02, 0.02))
@@ -193,7 +193,7 @@ async def running(folder: Path, **settings: Any) -> AsyncIterator[Client]:
     address = await verifier.server.bind()
     try:
         await verifier.start()
-        verifier.state.loaded.engine.cost = FlatCost()
+        verifier.state.loaded.engine.times.cost = FlatCost()
         await verifier.server.set_ready(True)
         async with connect(address, ClientSettings()) as channel:
             yield Client(verifier, channel)

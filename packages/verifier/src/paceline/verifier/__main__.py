@@ -28,6 +28,7 @@ from paceline.verifier.pacing import NoPacing, Pacing
 from paceline.verifier.sampling import Sampler, Sampling
 from paceline.verifier.service import Loaded, VerifierService, VerifierState
 from paceline.verifier.settings import VerifierSettings
+from paceline.verifier.step_times import Regardless, StepTimes
 from paceline.verifier.version import VERSION
 from paceline.wire import logs
 from paceline.wire.membership import Membership
@@ -70,8 +71,10 @@ class Verifier:
         engine_limits = EngineLimits(
             settings.max_sessions, settings.max_queue, settings.max_nodes, settings.max_step_nodes
         )
-        pacing = NoPacing() if settings.drafting == "always" else Pacing()
-        engine = Engine(runner, forward_cost, state.hub, engine_limits, lessons, self._metrics, pacing)
+        always = settings.drafting == "always"
+        times = Regardless(forward_cost) if always else StepTimes(forward_cost)
+        pacing = NoPacing() if always else Pacing()
+        engine = Engine(runner, times, state.hub, engine_limits, lessons, self._metrics, pacing)
         limits = Limits(
             vocab_size=runner.vocab_size,
             context_length=min(target.context_length, runner.pool.num_blocks * BLOCK_TOKENS - runner.max_session_rows),

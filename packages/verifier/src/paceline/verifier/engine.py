@@ -7,7 +7,6 @@ values, so drafts are grafted and tokens streamed while the model computes.
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from typing import Protocol
 import structlog
 
 from paceline.verifier.calibration import Calibration
-from paceline.verifier.cost import ForwardCost
 from paceline.verifier.hub import DrafterHub
 from paceline.verifier.link import DrafterLink
 from paceline.verifier.metrics import Metrics
@@ -26,6 +24,7 @@ from paceline.verifier.model_thread import ModelThread
 from paceline.verifier.pacing import Pacing
 from paceline.verifier.planning import grant, prefill_rows
 from paceline.verifier.session import Session
+from paceline.verifier.step_times import StepTimes, TimedStep
 from paceline.verifier.trie import Candidate
 from paceline.verifier.waiting import MAX_WAIT_S, Pending, worthwhile_wait
 from paceline.wire.errors import PacelineError, Reason
@@ -33,8 +32,6 @@ from paceline.wire.tree import ROOT
 
 log = structlog.get_logger()
 
-BETWEEN_ADAPTATION = 0.05
-READING_ADAPTATION = 0.2
 STREAM_DELAY_S = 0.001  # after a step's start: the model's thread, not the streams, gets the interpreter first
 
 
@@ -86,7 +83,7 @@ class Engine:
 
     Args:
         model: runs steps.
-        cost: measured cost of its forward pass.
+        times: of its steps.
         hub: connected drafters.
         limits: how much at once.
         lessons: who gathers lessons, if anybody does.
@@ -97,14 +94,14 @@ class Engine:
     def __init__(
         self,
         model: Model,
-        cost: ForwardCost,
+        times: StepTimes,
         hub: DrafterHub,
         limits: EngineLimits,
         lessons: LessonSink | None = None,
         metrics: Metrics | None = None,
         pacing: Pacing | None = None,
     ) -> None:
-        self.cost = cost
+        self.times = times
         self.calibration = Calibration()
         self.pacing = pacing or Pacing()
         self.metrics = metrics or Metrics()
@@ -120,10 +117,6 @@ class Engine:
         self._unstreamed: list[Session] = []  # that have events which wait for the next step's start
         self._task: asyncio.Task[None] | None = None
         self._waited_s = 0.0  # for drafts, before the step that runs or comes next
-        self._usual_s = 0.0  # from a step to the next, while no prompt is read; 0 is not known
-        self._usual_nodes = 0.0  # candidates of a step, while no prompt is read
-        self._reading_error = 1.0  # of the cost model, for steps that read a prompt beside others
-        self._between_s = 0.0  # usual time between two steps, the wait for drafts included
         self._ended_s: float | None = None  # when the step before ended, unless there was nothing to do since
         pool = model.pool
         self.metrics.show(
@@ -230,24 +223,13 @@ class Engine:
 
     def _observe(self, planned: list[_Planned], plan: StepPlan, result: StepResult) -> None:
         """Times of a step, before its results are applied."""
-        reading = any(part.session.reading for part in planned)
-        if not reading:
-            self.cost.observe(plan.num_rows, result.seconds)
-        elif not all(part.session.reading for part in planned):
-            # A long prompt's later parts take longer than the cost model, which knows no contexts, thinks.
-            error = result.seconds / self.cost.seconds(plan.num_rows)
-            self._reading_error += READING_ADAPTATION * (min(4.0, error) - self._reading_error)
+        num_reading = sum(part.session.reading for part in planned)
+        between_s = None if self._ended_s is None else max(0.0, result.started_s - self._ended_s)
+        self.times.observe(TimedStep(plan.num_rows, len(planned), num_reading, result.seconds, between_s))
         gap_s = None
-        if self._ended_s is not None:
-            between_s = max(0.0, result.started_s - self._ended_s)
+        if between_s is not None:
             gap_s = max(0.0, between_s - self._waited_s)
-            self._between_s += BETWEEN_ADAPTATION * (min(between_s, MAX_WAIT_S) - self._between_s)
-            if not reading:
-                step_s = between_s + result.seconds
-                nodes = plan.num_rows - len(planned)
-                self._usual_nodes += BETWEEN_ADAPTATION * (nodes - self._usual_nodes)
-                self._usual_s += BETWEEN_ADAPTATION * (step_s - self._usual_s) if self._usual_s else step_s
-            if not reading and all(self._hub.serving(part.session) for part in planned):
+            if not num_reading and all(self._hub.serving(part.session) for part in planned):
                 tokens = sum(len(outcome.tokens) for outcome in result.sessions)
                 self.pacing.observe(len(planned), tokens, between_s + result.seconds)
                 self._hub.hold(not self.pacing.drafting)
@@ -341,7 +323,7 @@ class Engine:
         planned = [self._candidates(session, self._limits.max_nodes) for session in self._running.values()]
         rows = sum(1 + len(candidates) for candidates in planned)
         expected_tokens = sum(1.0 + sum(candidate.value for candidate in candidates) for candidates in planned)
-        return worthwhile_wait(pending, expected_tokens, self._seconds(rows))
+        return worthwhile_wait(pending, expected_tokens, self.times.seconds(rows))
 
     @staticmethod
     def _decoding(session: Session) -> bool:
@@ -354,17 +336,7 @@ class Engine:
         room = session.request.max_tokens - session.num_generated - 1
         if session.speculation.drafters == () or room <= 0 or not self.pacing.drafting:
             return []
-        least = self._least_value()
-        return session.trie.plan(self.calibration.probability, limit, room, least)
-
-    def _least_value(self) -> float:
-        """Of a candidate; less can't pay, whatever else the step does."""
-        plain_s = self.cost.seconds(1)
-        return self.cost.least_value * plain_s / (plain_s + self._between_s)
-
-    def _seconds(self, num_rows: int) -> float:
-        """What a step of so many rows takes, until the next can start."""
-        return self.cost.seconds(num_rows) + self._between_s
+        return session.trie.plan(self.calibration.probability, limit, room, self.times.least_value)
 
     def _plan(self) -> list[_Planned]:
         chains = self._chains()
@@ -377,8 +349,8 @@ class Engine:
         max_nodes = self._limits.max_step_nodes
         if any(chain > 1 for chain in chains.values()):
             # A prompt's rows make further ones look cheap; but those who are decoding wait for all of them.
-            max_nodes = min(max_nodes, math.ceil(self._usual_nodes))
-        granted = grant(offered, sum(chains.values()), self._seconds, max_nodes)
+            max_nodes = min(max_nodes, self.times.usual_nodes)
+        granted = grant(offered, sum(chains.values()), self.times.seconds, max_nodes)
         return [
             _Planned(self._running[session_id], chain, offered.get(session_id, [])[: granted.get(session_id, 0)])
             for session_id, chain in chains.items()
@@ -391,9 +363,8 @@ class Engine:
         in the cache displaces the youngest.
         """
         decoding = sum(1 for session in self._running.values() if self._decoding(session))
-        usual_s = self._usual_s or self._seconds(max(1, decoding))
-        waiting_rows = decoding + int(self._usual_nodes) if decoding else 0
-        prefill_left = prefill_rows(waiting_rows, usual_s, lambda rows: self._seconds(rows) * self._reading_error)
+        waiting_rows = decoding + self.times.usual_nodes if decoding else 0
+        prefill_left = prefill_rows(waiting_rows, self.times.usual_s(decoding), self.times.reading_seconds)
         chains: dict[int, int] = {}
         for session_id, session in list(self._running.items()):
             if session.slot is None:  # preempted a moment ago
@@ -437,7 +408,7 @@ class Engine:
 
     def _commit(self, planned: list[_Planned], plan: StepPlan, result: StepResult) -> None:
         num_decoding = sum(1 for outcome in result.sessions if outcome.tokens)
-        plain_s = self.cost.seconds(num_decoding) / num_decoding if num_decoding else 0.0
+        plain_s = self.times.cost.seconds(num_decoding) / num_decoding if num_decoding else 0.0
         for part, rows, outcome in zip(planned, plan.sessions, result.sessions, strict=True):
             session = part.session
             if session.cancelled or session.slot is None:

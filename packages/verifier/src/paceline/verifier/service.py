@@ -243,8 +243,8 @@ class VerifierService(verifier_pb2_grpc.VerifierServicer):
             max_sessions=self._state.settings.max_sessions,
             active_sessions=engine.num_running,
             queued_sessions=engine.num_queued,
-            forward_rows=engine.cost.rows,
-            forward_ms=[seconds * 1e3 for seconds in engine.cost.knots],
+            forward_rows=engine.times.cost.rows,
+            forward_ms=[seconds * 1e3 for seconds in engine.times.cost.knots],
             drafters=[
                 verifier_pb2.ConnectedDrafter(
                     drafter_id=link.info.drafter_id,

@@ -44,7 +44,8 @@ class VerifierSettings(ServiceSettings):
     max_step_nodes: int = Field(default=64, ge=0, le=4096)
     """Most candidates of all sessions in one step."""
     drafting: str = Field(default="auto", pattern="^(auto|always)$")
-    """auto: drafters rest where the verifier measures that they don't pay; always: they never do."""
+    """auto: candidates are verified, and drafters work, where that pays as measured; always: as many as there is room
+    for, whatever it costs (for tests, and to compare drafters)."""
     threads: int = Field(default=0, ge=0, le=1024)
     """Threads of the forward pass on the CPU; 0 leaves it to torch."""
     metrics_listen: str = ""
