@@ -66,6 +66,7 @@ class Desk:
     def draft(self) -> Draft:
         draft = self.sessions.next_draft()
         assert draft is not None
+        self.sessions.learn()
         return draft
 
 

@@ -38,6 +38,16 @@ def test_time_between_steps_is_learnt_and_makes_candidates_cheaper():
     assert times.least_value < least
 
 
+def test_drafters_are_told_of_some_more_candidates_than_usually_pay():
+    times = step_times()
+    assert times.draft_nodes(32) == 32  # nothing is known yet
+    for _ in range(200):
+        times.observe(decoding(8, 0.012, sessions=4))
+    assert times.draft_nodes(32) == 8
+    assert times.draft_nodes(5) == 5
+    assert step_times(Regardless).draft_nodes(32) == 32
+
+
 def test_a_pause_of_the_service_is_no_time_between_steps():
     times = step_times()
     times.observe(decoding(1, 0.010, between_s=None))

@@ -141,6 +141,7 @@ def answer(tokens: list[int], groups: list[int], committed: int = 0, **limits) -
     while session.finish is None and left:
         size = next(sizes, 1)
         session.commit(SessionResult(tuple(left[:size]), ()), ())
+        session.settle()
         session.release_events()
         left = left[size:]
     if committed and session.events.empty():
@@ -176,6 +177,7 @@ def test_a_session_that_takes_over_emits_what_is_missing(tokens, stops, data):
     head = ""
     for token in ids[:at]:
         before.commit(SessionResult((token,), ()), ())
+        before.settle()
         before.release_events()
         head += before.events.get_nowait().text
     rest_ids, rest, again = answer(tokens, [], committed=at, max_tokens=max_tokens, stop=stops)

@@ -208,8 +208,9 @@ class Engine:
                 step = self._thread.call(self._model.step, plan)
                 loop.call_later(STREAM_DELAY_S, self._stream)
                 result = await step
-                self._observe(planned, plan, result)
-                self._commit(planned, plan, result)
+                taken = self._commit(planned, plan, result)
+                await asyncio.sleep(0)  # drafters hear of it first; what else there is to do goes on while they draft
+                self._account(planned, plan, result, taken)
             except Exception:
                 self.metrics.failures.inc()
                 log.exception("step failed", sessions=len(planned), rows=plan.num_rows)
@@ -222,7 +223,7 @@ class Engine:
         self._unstreamed.clear()
 
     def _observe(self, planned: list[_Planned], plan: StepPlan, result: StepResult) -> None:
-        """Times of a step, before its results are applied."""
+        """Times of a step."""
         num_reading = sum(part.session.reading for part in planned)
         between_s = None if self._ended_s is None else max(0.0, result.started_s - self._ended_s)
         self.times.observe(TimedStep(plan.num_rows, len(planned), num_reading, result.seconds, between_s))
@@ -255,6 +256,7 @@ class Engine:
                 self._admitted(session)
             session.reading = True
             self._running[session.session_id] = session
+            session.draft_nodes = self.times.draft_nodes(self._limits.max_nodes)
             self._hub.engage(session)
 
     def _admitted(self, session: Session) -> None:
@@ -406,45 +408,59 @@ class Engine:
 
     # Committing
 
-    def _commit(self, planned: list[_Planned], plan: StepPlan, result: StepResult) -> None:
-        num_decoding = sum(1 for outcome in result.sessions if outcome.tokens)
-        plain_s = self.times.cost.seconds(num_decoding) / num_decoding if num_decoding else 0.0
+    def _commit(self, planned: list[_Planned], plan: StepPlan, result: StepResult) -> list[tuple[int, ...]]:
+        """What the next step and the drafters need. Returns the tokens that each session took."""
+        taken: list[tuple[int, ...]] = []
         for part, rows, outcome in zip(planned, plan.sessions, result.sessions, strict=True):
             session = part.session
+            taken.append(())
             if session.cancelled or session.slot is None:
                 continue
             session.slot.length = rows.slot.length
+            if outcome.tokens:
+                taken[-1] = session.commit(outcome, part.candidates)
+                after = (rows.chain[-1], *rows.tree_tokens)
+                for link in self._hub.serving(session):
+                    link.commit(session, taken[-1], after, outcome.top)
+            if not session.request.no_store:
+                self._model.pool.remember(session.slot, session.tokens)
+        return taken
+
+    def _account(
+        self, planned: list[_Planned], plan: StepPlan, result: StepResult, taken: list[tuple[int, ...]]
+    ) -> None:
+        """What the step cost and taught; sessions that are finished leave."""
+        self._observe(planned, plan, result)
+        num_decoding = sum(1 for tokens in taken if tokens)
+        plain_s = self.times.cost.seconds(num_decoding) / num_decoding if num_decoding else 0.0
+        now = time.monotonic()
+        for part, rows, outcome, tokens in zip(planned, plan.sessions, result.sessions, taken, strict=True):
+            session = part.session
+            if session.cancelled or session.slot is None:
+                continue
             share_s = result.seconds * rows.num_rows / plan.num_rows
             reading = session.reading  # however few of the prompt's tokens were left for this step
-            session.reading = reading and not outcome.tokens
+            session.reading = reading and not tokens
             if reading:
                 session.total.prefill_s += share_s
             else:
                 session.total.verify_s += share_s
                 session.total.steps += 1
                 self.metrics.session_steps.inc()
-            if not outcome.tokens:
-                self._remember(session)
+            if not tokens:
                 continue
             self._learn(part, outcome)
-            session.total.elapsed_s = time.monotonic() - session.admitted_s
-            if session.num_generated == len(session.request.committed):
-                self.metrics.first_token.observe(time.monotonic() - session.arrived_s)
-            taken = session.commit(outcome, part.candidates, 0.0 if reading else plain_s)
-            self._unstreamed.append(session)
-            self.metrics.generation_tokens.inc(len(taken))
-            after = (rows.chain[-1], *rows.tree_tokens)
-            self._remember(session)
-            for link in self._hub.serving(session):
-                link.commit(session, taken, after, outcome.top)
+            self.metrics.generation_tokens.inc(len(tokens))
+            if session.num_generated - len(tokens) == len(session.request.committed):
+                self.metrics.first_token.observe(now - session.arrived_s)
             if self._lessons is not None and rows.want_log_probs:
-                self._lessons.observe(session, outcome, taken, part.candidates)
+                self._lessons.observe(session, outcome, tokens, part.candidates)
+            session.total.elapsed_s = now - session.admitted_s
+            session.total.plain_s += 0.0 if reading else plain_s * len(tokens)
+            session.settle()
+            self._unstreamed.append(session)
             if session.finish is not None:
                 self._leave(session)
-
-    def _remember(self, session: Session) -> None:
-        if session.slot is not None and not session.request.no_store:
-            self._model.pool.remember(session.slot, session.tokens)
 
     def _learn(self, part: _Planned, outcome: SessionResult) -> None:
         """What the step says about its candidates: those whose parent was picked were right or wrong."""

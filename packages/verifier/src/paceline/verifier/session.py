@@ -130,6 +130,7 @@ class Session:
         self.trie = CandidateTrie(max_trie_nodes, max_trie_nodes // 4)
         self.sampler = Sampler(request.sampling)
         self.slot: KVSlot | None = None
+        self.draft_nodes = 0  # candidates that drafters are told to be worth drafting; 0: as many as there may be
         self.finish: Finish | None = None
         self.cancelled = False
         self.reading = True  # the prompt, or after a preemption all there is so far
@@ -182,14 +183,10 @@ class Session:
             want_log_probs=log_probs,
         )
 
-    def commit(
-        self, result: SessionResult, candidates: Sequence[Candidate], plain_token_s: float = 0.0
-    ) -> tuple[int, ...]:
-        """Takes a step's tokens until the answer ends; returns those that were taken.
+    def commit(self, result: SessionResult, candidates: Sequence[Candidate]) -> tuple[int, ...]:
+        """Takes a step's tokens until the answer ends; returns those that were taken. `settle` follows.
 
         Its events are held until `release_events`.
-
-        plain_token_s: what each of them would have cost by plain decoding.
         """
         taken: list[int] = []
         sources: list[Source | None] = []
@@ -205,10 +202,8 @@ class Session:
             if self.finish is not None:
                 break
         self.total.tokens += len(taken)
-        self.total.plain_s += plain_token_s * len(taken)
         self.trie.advance(taken)
         self._held_events.append(TokensEvent(tuple(taken), "".join(texts), tuple(sources)))
-        self._emit_outcomes()
         return tuple(taken)
 
     def _append(self, token: int) -> str:
@@ -226,7 +221,8 @@ class Session:
                 self.finish = Finish.STOP
         return text
 
-    def _emit_outcomes(self) -> None:
+    def settle(self) -> None:
+        """After `commit`, when `total` has what the step cost: ends a segment, or the answer, if it is time."""
         every = self.request.segment_tokens
         ended = self.finish is not None
         if every and (ended or self.total.tokens - self._segment_start.tokens >= every):

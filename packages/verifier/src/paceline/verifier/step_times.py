@@ -11,6 +11,8 @@ from paceline.verifier.waiting import MAX_WAIT_S
 ADAPTATION = 0.05
 READING_ADAPTATION = 0.2
 MAX_READING_ERROR = 4.0
+SPARE = 2.0  # candidates drafted for each that is usually verified
+SPARE_NODES = 6  # and so many in any case: what pays can grow
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class StepTimes:
         self._between_s = 0.0
         self._usual_s = 0.0  # from a step to the next, while no prompt is read; 0 is not known
         self._usual_nodes = 0.0  # candidates of a step, while no prompt is read
+        self._usual_share: float | None = None  # of one session in them
         self._reading_error = 1.0  # of the cost, for steps that read a prompt beside others
 
     def seconds(self, num_rows: int) -> float:
@@ -69,6 +72,13 @@ class StepTimes:
         """Candidates of a step while no prompt is read, rounded up."""
         return math.ceil(self._usual_nodes)
 
+    def draft_nodes(self, max_nodes: int) -> int:
+        """Candidates of a session that are worth drafting: some more than usually pay, since which ones is not known
+        beforehand. At most `max_nodes`, and that many while nothing is known."""
+        if self._usual_share is None:
+            return max_nodes
+        return min(max_nodes, SPARE_NODES + math.ceil(SPARE * self._usual_share))
+
     def observe(self, step: TimedStep) -> None:
         """Learns from a step."""
         if not step.num_reading:
@@ -83,6 +93,8 @@ class StepTimes:
         if not step.num_reading:
             nodes, seconds = step.num_rows - step.num_sessions, step.between_s + step.seconds
             self._usual_nodes += ADAPTATION * (nodes - self._usual_nodes)
+            share = nodes / step.num_sessions
+            self._usual_share = share + (1.0 - ADAPTATION) * ((self._usual_share or share) - share)
             self._usual_s += ADAPTATION * (seconds - self._usual_s) if self._usual_s else seconds
 
 
@@ -98,3 +110,7 @@ class Regardless(StepTimes):
     def least_value(self) -> float:
         """Every candidate pays."""
         return 0.0
+
+    def draft_nodes(self, max_nodes: int) -> int:
+        """As many as there may be."""
+        return max_nodes
