@@ -21,7 +21,9 @@ from paceline.wire.settings import ClientSettings
 
 KV_MB = 128
 MIB = 1 << 20
-BESIDE_MB = 500  # what the verifier may hold beside weights and cache; transformers' imports alone are 360
+BESIDE_MB = (
+    400  # what the verifier may hold beside weights and cache; importing torch and transformers' tokenizers is 270
+)
 GROWTH_MB = 32
 WARM_UP, REQUESTS, AT_ONCE = 100, 500, 12
 CANCELLED = 0.4
@@ -104,6 +106,11 @@ def resident_mb(service: Service) -> float:
     return pages * 4096 / MIB
 
 
+def filled_mb(metrics: dict[str, float]) -> float:
+    """How much of the cache has been written: it goes on filling after the warm-up, up to its limit."""
+    return KV_MB * (metrics["paceline:kv_cache_usage_perc"] + metrics["paceline:kv_cache_remembered_perc"])
+
+
 def weights_mb(verifier: Service) -> float:
     with grpc.insecure_channel(verifier.address) as channel:
         model = verifier_pb2_grpc.VerifierStub(channel).GetModel(verifier_pb2.GetModelRequest(), timeout=DEADLINE_S)
@@ -113,24 +120,26 @@ def weights_mb(verifier: Service) -> float:
 def test_slots_and_memory_come_back(stack: Stack) -> None:
     verifier, router = stack.services["verifier"], stack.services["router"].address
     asyncio.run(ask_many(router, WARM_UP, seed=1))
-    asyncio.run(at_rest(verifier))
+    filled = filled_mb(asyncio.run(at_rest(verifier)))
     before = {name: resident_mb(service) for name, service in stack.services.items()}
     counts = asyncio.run(ask_many(router, REQUESTS, seed=2))
     metrics = asyncio.run(at_rest(verifier))
     after = {name: resident_mb(service) for name, service in stack.services.items()}
     weights = weights_mb(verifier)
+    grown = {name: resident - before[name] for name, resident in after.items()}
+    grown["verifier"] -= filled_mb(metrics) - filled
     print(
         f"\n{REQUESTS} requests: {counts.finished} finished, {counts.cancelled} cancelled; "
         f"{metrics['paceline:num_preemptions_total']:.0f} preemptions, {metrics['paceline:step_failures_total']:.0f} "
         f"failed steps; cache held {metrics['paceline:kv_cache_usage_perc']:.0%}, remembered "
         f"{metrics['paceline:kv_cache_remembered_perc']:.0%}\n"
         + "".join(f"{name}: {before[name]:.0f} MiB before, {after[name]:.0f} MiB after\n" for name in after)
-        + f"verifier: weights {weights:.0f} + cache {KV_MB} + {after['verifier'] - weights - KV_MB:.0f} MiB"
+        + f"verifier: weights {weights:.0f} + cache {KV_MB} + {after['verifier'] - weights - KV_MB:.0f} MiB, "
+        f"{grown['verifier']:.0f} more than before beside the cache"
     )
     assert counts.finished + counts.cancelled == REQUESTS
     assert min(counts.finished, counts.cancelled) > REQUESTS // 10
     assert metrics["paceline:step_failures_total"] == 0.0
     assert metrics["paceline:kv_cache_usage_perc"] == 0.0
-    for name, resident in after.items():
-        assert resident - before[name] <= GROWTH_MB, name
+    assert max(grown.values()) <= GROWTH_MB, grown
     assert after["verifier"] <= weights + KV_MB + BESIDE_MB

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from tiny_decoders import make_decoder
 
-from paceline.verifier.model.decoder import extract
+from paceline.verifier.model.extract import extract
 from paceline.verifier.model.lean import LeanDecoder
 from paceline.verifier.model.lean_step import SessionRows, StepShape
 from paceline.verifier.model.paged import BLOCK_TOKENS, PagedSlot

@@ -12,7 +12,7 @@ from tiny_decoders import KINDS, make_decoder, own_logits
 from tiny_models import VOCAB, random_tokens, random_tree
 
 from paceline.verifier.acceptance import coupled
-from paceline.verifier.model.decoder import extract
+from paceline.verifier.model.extract import extract
 from paceline.verifier.model.lean import LeanDecoder
 from paceline.verifier.model.lean_step import SessionRows, StepShape
 from paceline.verifier.model.paged import BLOCK_TOKENS

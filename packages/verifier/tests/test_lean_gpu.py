@@ -12,7 +12,7 @@ from tiny_decoders import make_decoder, own_logits
 from tiny_models import VOCAB, random_tokens, random_tree
 
 from paceline.verifier import sampling
-from paceline.verifier.model.decoder import extract
+from paceline.verifier.model.extract import extract
 from paceline.verifier.model.lean import LeanDecoder
 from paceline.verifier.model.lean_step import SessionRows
 from paceline.verifier.sampling import Sampler, Sampling

@@ -7,9 +7,10 @@ import hashlib
 import pytest
 import torch
 from tiny_models import CONTEXT, EOS, make_tokenizer, save_target
-from transformers import AutoModelForCausalLM, AutoTokenizer, Llama4TextConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, Llama4TextConfig, PreTrainedModel
 
-from paceline.verifier.model.load import load_target, resolve_device, resolve_dtype
+from paceline.verifier.model.load import find_target, load_target
+from paceline.verifier.model.target import Target, Wanted, resolve_device, resolve_dtype
 from paceline.verifier.model.tokenizer import TargetTokenizer
 from paceline.wire.settings import StartupError
 
@@ -19,18 +20,22 @@ def folder(tmp_path_factory):
     return save_target(tmp_path_factory.mktemp("target"))
 
 
+def load(*wanted) -> tuple[Target, PreTrainedModel]:
+    return load_target(Wanted(*wanted), find_target(Wanted(*wanted)))
+
+
 def test_a_folder_is_loaded_for_inference_on_the_cpu(folder):
-    target, model = load_target(str(folder), "cpu", "float32", 0)
+    target, model = load(str(folder), "cpu", "float32", 0)
     assert (target.architecture, target.dtype, target.device) == ("LlamaForCausalLM", "float32", "cpu")
     assert (target.context_length, target.eos_token_ids) == (CONTEXT, {EOS})
     assert target.num_parameters == AutoModelForCausalLM.from_pretrained(folder).num_parameters()
     assert not model.training
-    assert load_target(str(folder), "cpu", "auto", 100)[0].dtype == "bfloat16"
+    assert load(str(folder), "cpu", "auto", 100)[0].dtype == "bfloat16"
 
 
 def why_not(*arguments) -> str:
     with pytest.raises(StartupError) as caught:
-        load_target(*arguments)
+        load(*arguments)
     message = str(caught.value)
     assert "\n" not in message
     return message

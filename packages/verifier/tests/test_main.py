@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from tiny_models import save_target
 
 from paceline.v1 import generation_pb2, types_pb2, verifier_pb2_grpc
 from paceline.verifier.__main__ import COMMANDS
+from paceline.verifier.model.apart import CHILD
 from paceline.verifier.version import VERSION
 from paceline.wire.settings import run_commands
 
@@ -72,6 +74,57 @@ def test_a_port_in_use_is_known_before_the_model_is_loaded(tmp_path):
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         line = last_line("--listen", address, "--model", str(tmp_path / "nowhere"))
         assert f"can't listen on {address}" in line
+
+
+def loader_of(verifier: subprocess.Popen[bytes]) -> int:
+    """The process that loads its model."""
+    deadline = time.monotonic() + DEADLINE_S
+    children = Path(f"/proc/{verifier.pid}/task/{verifier.pid}/children")
+    while True:
+        for child in children.read_text().split():
+            with contextlib.suppress(OSError):  # it ended meanwhile
+                if CHILD.encode() in Path(f"/proc/{child}/cmdline").read_bytes():
+                    return int(child)
+        assert verifier.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def wait_gone(process: int) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    with contextlib.suppress(OSError):
+        while Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+
+
+def loading(folder: Path, log: Path) -> tuple[subprocess.Popen[bytes], int]:
+    arguments = ("--listen", "127.0.0.1:0", "--device", "cpu", "--engine", "native", "--model", str(folder))
+    with log.open("wb") as out:
+        verifier = subprocess.Popen(command("serve", *arguments), env=environment(), stderr=out)
+    return verifier, loader_of(verifier)
+
+
+def test_told_to_stop_while_it_loads_it_ends_at_once_and_so_does_the_loading(folder, tmp_path):
+    verifier, loader = loading(folder, tmp_path / "log")
+    try:
+        os.kill(loader, signal.SIGSTOP)  # it would not end by itself
+        verifier.send_signal(signal.SIGTERM)
+        assert verifier.wait(DEADLINE_S) == 0
+        wait_gone(loader)
+        assert (tmp_path / "log").read_text() == ""
+    finally:
+        verifier.kill()
+        verifier.wait()
+
+
+def test_a_loader_that_is_killed_is_one_line_and_exit_code_1(folder, tmp_path):
+    verifier, loader = loading(folder, tmp_path / "log")
+    os.kill(loader, signal.SIGKILL)
+    assert verifier.wait(DEADLINE_S) == 1
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith(f"paceline-verifier: --model {folder}: the process that loads it was killed")
 
 
 def test_version_and_settings_out_of_bounds(capsys):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_decoders import make_decoder
 
-from paceline.verifier.model.decoder import extract
+from paceline.verifier.model.extract import extract
 from paceline.verifier.model.paged import (
     BLOCK_TOKENS,
     MAX_STEP_ROWS,

@@ -20,8 +20,12 @@ from transformers import (
 
 from paceline.verifier.model.batch import SessionPlan
 from paceline.verifier.model.blocks import KVSlot
-from paceline.verifier.model.engines import ENGINES
+from paceline.verifier.model.extract import extract
+from paceline.verifier.model.linear import pack_linears
+from paceline.verifier.model.native_runner import NativeRunner
 from paceline.verifier.model.runner import Runner
+from paceline.verifier.model.transformers_runner import TransformersRunner
+from paceline.verifier.native.build import load_library
 from paceline.verifier.sampling import Sampler, Sampling
 
 torch.set_num_threads(1)  # the models are too small to be worth a second one
@@ -98,7 +102,13 @@ def make_runner(
     family: str, engine: str = "transformers", dtype: torch.dtype = torch.float32, num_blocks: int = 4000
 ) -> Runner:
     """As the verifier would make it for the CPU."""
-    runner = ENGINES[engine](make_model(family, dtype=dtype))
+    model = make_model(family, dtype=dtype)
+    runner: Runner
+    if engine == "native":
+        runner = NativeRunner(load_library(), extract(model), torch.get_num_threads())
+    else:
+        pack_linears(model)
+        runner = TransformersRunner(model)
     runner.allocate(num_blocks)
     return runner
 

@@ -20,10 +20,10 @@ from paceline.verifier.memory import free_memory, give_back
 from paceline.verifier.metrics import Metrics
 from paceline.verifier.model.batch import SessionPlan, StepPlan
 from paceline.verifier.model.blocks import BLOCK_TOKENS
-from paceline.verifier.model.engines import open_runner
-from paceline.verifier.model.exactness import disagreement, probe, reference_logits
-from paceline.verifier.model.load import Target, load_target
+from paceline.verifier.model.engines import Opened, open_target
+from paceline.verifier.model.exactness import disagreement, probe
 from paceline.verifier.model.runner import Runner
+from paceline.verifier.model.target import Target, Wanted
 from paceline.verifier.pacing import NoPacing, Pacing
 from paceline.verifier.sampling import Sampler, Sampling
 from paceline.verifier.service import Loaded, VerifierService, VerifierState
@@ -65,7 +65,9 @@ class Verifier:
         if settings.metrics_listen:
             self._metrics_server = MetricsServer(settings.metrics_listen, self._metrics.registry)
             log.info("metrics", address=self._metrics_server.address)
-        target, runner, forward_cost = await asyncio.to_thread(prepare, settings)
+        opened = await load(settings)
+        forward_cost = await asyncio.to_thread(prepare, opened, settings)
+        target, runner = opened.target, opened.runner
         name = settings.model_name or settings.model.removeprefix("package:").rstrip("/").rpartition("/")[2]
         lessons = Lessons(name, target.tokenizer.content_hash, LESSON_TOP_K, settings, self._trainer)
         engine_limits = EngineLimits(
@@ -144,26 +146,30 @@ class Verifier:
             await asyncio.to_thread(self._metrics_server.close)
 
 
-def prepare(settings: VerifierSettings) -> tuple[Target, Runner, ForwardCost]:
-    """Loads the model, checks it against transformers, measures it, probes its exactness. Raises StartupError."""
+async def load(settings: VerifierSettings) -> Opened:
+    """The model in an engine. Raises StartupError."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
     started = time.perf_counter()
-    target, model = load_target(settings.model, settings.device, settings.dtype, settings.context_length)
-    _ = target.tokenizer.content_hash  # computed now, so that no request waits for it
-    reference = reference_logits(model)
-    runner = open_runner(model, settings.engine)
-    del model
-    log.info("model loaded", model=settings.model, seconds=round(time.perf_counter() - started, 1), dtype=target.dtype)
+    wanted = Wanted(settings.model, settings.device, settings.dtype, settings.context_length)
+    opened = await open_target(wanted, settings.engine)
+    seconds = round(time.perf_counter() - started, 1)
+    log.info("model loaded", model=settings.model, seconds=seconds, dtype=opened.target.dtype)
+    return opened
+
+
+def prepare(opened: Opened, settings: VerifierSettings) -> ForwardCost:
+    """Checks the model against transformers, measures it, probes its exactness. Raises StartupError."""
     started = time.perf_counter()
+    target, runner = opened.target, opened.runner
+    _ = target.tokenizer.content_hash  # computed now, so that no request waits for it
     allocate_cache(runner, target, settings)
-    apart = disagreement(runner, reference)
+    apart = disagreement(runner, opened.reference)
     if not apart <= MAX_DISAGREEMENT:
         raise StartupError(
             f"--model {settings.model}: {target.architecture} attends in a way that verifying trees does not reproduce "
             f"(its logits are {apart:.2g} of their spread away from transformers' own); choose another model"
         )
-    del reference
     forward_cost = measure_runner(runner)
     worst = probe(runner)
     if worst == 0.0:
@@ -179,7 +185,7 @@ def prepare(settings: VerifierSettings) -> tuple[Target, Runner, ForwardCost]:
     }
     give_back()
     log.info("forward pass measured", ms_by_rows=milliseconds, seconds=round(time.perf_counter() - started, 1))
-    return target, runner, forward_cost
+    return forward_cost
 
 
 def allocate_cache(runner: Runner, target: Target, settings: VerifierSettings) -> None:

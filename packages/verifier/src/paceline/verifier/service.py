@@ -20,7 +20,7 @@ from paceline.verifier.engine import Engine
 from paceline.verifier.hub import DrafterHub
 from paceline.verifier.lessons import Lessons
 from paceline.verifier.link import MAX_TREE_DEPTH, MAX_TREE_NODES, DrafterInfo, DrafterLink
-from paceline.verifier.model.load import Target
+from paceline.verifier.model.target import Target
 from paceline.verifier.request import Request
 from paceline.verifier.session import FinishedEvent, Session
 from paceline.verifier.settings import VerifierSettings

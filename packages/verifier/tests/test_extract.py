@@ -6,11 +6,12 @@ import pytest
 import torch
 from dense_decoder import dense_logits
 from tiny_decoders import KINDS, WINDOW, make_decoder, own_logits
-from tiny_models import VOCAB, make_model, random_tokens
+from tiny_models import FAMILIES, VOCAB, make_model, random_tokens
 from torch import nn
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, MixtralConfig
 
-from paceline.verifier.model.decoder import DecoderWeights, NotLlamaLike, extract, release
+from paceline.verifier.model.decoder import DecoderWeights
+from paceline.verifier.model.extract import NotLlamaLike, check_config, extract
 from paceline.verifier.model.linear import pack_linears
 
 LENGTH = 150
@@ -47,16 +48,6 @@ def test_the_model_goes_on_computing_what_it_did_and_shares_its_memory(kind):
             assert parameter.untyped_storage().data_ptr() in kept, name
     # A second reading finds the same.
     assert torch.equal(dense_logits(extract(model), tokens), dense_logits(weights, tokens))
-
-
-def test_released_layers_hold_nothing_and_the_weights_stay():
-    model = make_decoder("qwen3 sliding")
-    tokens = random_tokens(40, seed=3)
-    expected = own_logits(model, tokens)
-    weights = extract(model)
-    release(model)
-    assert sum(parameter.numel() for parameter in model.model.layers.parameters()) == 0
-    assert (dense_logits(weights, tokens) - expected).abs().max() < 1e-4
 
 
 def test_a_tied_head_is_the_embedding_itself():
@@ -235,3 +226,15 @@ def test_other_families_are_refused_with_a_reason():
     )
     with pytest.raises(NotLlamaLike, match="the model is a MixtralForCausalLM"):
         extract(AutoModelForCausalLM.from_config(experts))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_is_refused_by_its_settings_alone_as_by_its_weights(family):
+    model = make_model(family)
+    try:
+        extract(model)
+    except NotLlamaLike:
+        with pytest.raises(NotLlamaLike, match=f"the model is of type {family}, not one of llama"):
+            check_config(model.config)
+    else:
+        check_config(model.config)
