@@ -19,8 +19,11 @@ from transformers import (
 )
 
 from paceline.verifier.model.batch import SessionPlan
-from paceline.verifier.model.blocks import KVSlot
+from paceline.verifier.model.blocks import BLOCK_TOKENS, KVSlot
+from paceline.verifier.model.decoder import extract
 from paceline.verifier.model.engines import ENGINES
+from paceline.verifier.model.lean_runner import LeanRunner
+from paceline.verifier.model.lean_step import StepShape
 from paceline.verifier.model.runner import Runner
 from paceline.verifier.sampling import Sampler, Sampling
 
@@ -31,6 +34,7 @@ CONTEXT = 512
 WINDOW = 24
 BOS, EOS = 0, 1
 GREEDY = Sampler(Sampling())
+LEAN_SHAPE = StepShape(rows=64, sessions=3, session_rows=21, wanted=64)
 
 _SHAPE = {
     "vocab_size": VOCAB,
@@ -95,11 +99,20 @@ def make_model(family: str, seed: int = 0, dtype: torch.dtype = torch.float32) -
 
 
 def make_runner(
-    family: str, engine: str = "transformers", dtype: torch.dtype = torch.float32, num_blocks: int = 4000
+    family: str,
+    engine: str = "transformers",
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    num_blocks: int = 4000,
 ) -> Runner:
-    """As the verifier would make it for the CPU."""
-    runner = ENGINES[engine](make_model(family, dtype=dtype))
-    runner.allocate(num_blocks)
+    """As the verifier would make it; but a lean one of a small shape, so that short texts cross many of its edges."""
+    model: Any = make_model(family, dtype=dtype)
+    model.to(device)
+    if engine == "lean":
+        runner: Runner = LeanRunner(extract(model), shape=LEAN_SHAPE, segment_tokens=BLOCK_TOKENS)
+    else:
+        runner = ENGINES[engine](model)
+    runner.allocate(num_blocks, 2 * CONTEXT)
     return runner
 
 
@@ -128,8 +141,9 @@ def plain_logits(runner: Runner, tokens: list[int]) -> torch.Tensor:
 def fill(runner: Runner, tokens: list[int]) -> KVSlot:
     """A slot that holds these tokens, with room for the rest of the context."""
     slot = runner.new_slot(CONTEXT)
-    for start in range(0, len(tokens), 100):
-        part = tuple(tokens[start : start + 100])
+    chunk = min(100, runner.max_session_rows)
+    for start in range(0, len(tokens), chunk):
+        part = tuple(tokens[start : start + chunk])
         runner.forward((SessionPlan(slot, part, False, (), (), GREEDY),))
         runner.commit(slot, len(part), ())
     return slot

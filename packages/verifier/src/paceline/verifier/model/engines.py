@@ -1,4 +1,4 @@
-"""What can run a model, and which of them is taken: the native decoder where it can be, transformers for the rest."""
+"""What can run a model, and which of them is taken: our own decoders where they can be, transformers for the rest."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from paceline.verifier.model.decoder import NotLlamaLike, extract, release
+from paceline.verifier.model.lean_runner import LeanRunner
 from paceline.verifier.model.linear import pack_linears
 from paceline.verifier.model.native_runner import NativeRunner
 from paceline.verifier.model.runner import Runner
@@ -30,7 +31,7 @@ def open_runner(model: PreTrainedModel, engine: str) -> Runner:
 
     Args:
         model: as `load_target` returns it.
-        engine: one of ENGINES, or "auto": the first that suits.
+        engine: one of ENGINES, or "auto": the first of AUTO_ENGINES that suits.
 
     Raises:
         StartupError: the engine that was asked for doesn't suit.
@@ -40,9 +41,9 @@ def open_runner(model: PreTrainedModel, engine: str) -> Runner:
             return ENGINES[engine](model)
         except Unsuited as error:
             raise StartupError(f"--engine {engine}: {error}") from error
-    for name, make in ENGINES.items():
+    for name in AUTO_ENGINES[model.device.type]:
         try:
-            runner = make(model)
+            runner = ENGINES[name](model)
         except Unsuited as error:
             log.warning("an engine doesn't suit; taking a slower one", engine=name, why=str(error))
         else:
@@ -66,6 +67,17 @@ def _native(model: PreTrainedModel) -> Runner:
     return runner
 
 
+def _lean(model: PreTrainedModel) -> Runner:
+    try:
+        weights = extract(model)
+    except NotLlamaLike as error:
+        raise Unsuited(str(error)) from error
+    release(model)
+    if model.device.type == "cuda":
+        torch.cuda.empty_cache()  # of the weights that were laid out anew: the cache may have it
+    return LeanRunner(weights)
+
+
 def _transformers(model: PreTrainedModel) -> Runner:
     if model.device.type == "cpu":
         log.info("packed linear layers", layers=pack_linears(model))
@@ -74,5 +86,8 @@ def _transformers(model: PreTrainedModel) -> Runner:
 
 ENGINES: dict[str, Callable[[PreTrainedModel], Runner]] = {
     "native": _native,
+    "lean": _lean,
     "transformers": _transformers,
 }
+# On the CPU the lean decoder only shows that it computes the same: it is made for devices where starting work is dear.
+AUTO_ENGINES = {"cpu": ("native", "transformers"), "cuda": ("lean", "transformers")}
