@@ -7,14 +7,14 @@ import pytest
 import torch
 from lean_steps import LENGTH, SHAPE, Lean, check_neighbours, check_trees, make_lean, read
 from tiny_decoders import make_decoder, own_logits
-from tiny_models import VOCAB, random_tokens
+from tiny_models import NEEDS_GPU, VOCAB, random_tokens
 
 from paceline.verifier import sampling
 from paceline.verifier.sampling import Sampler, Sampling
 from paceline.verifier.sampling_device import gumbel, pick_rows, stream_keys, uniform_bits
 from paceline.wire import noise
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+pytestmark = NEEDS_GPU
 
 CUDA = torch.device("cuda")
 

@@ -8,7 +8,17 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import GREEDY, LEAN_SHAPE, fill, make_model, make_runner, plain_logits, random_tokens, random_tree
+from tiny_models import (
+    DEVICES,
+    GREEDY,
+    LEAN_SHAPE,
+    fill,
+    make_model,
+    make_runner,
+    plain_logits,
+    random_tokens,
+    random_tree,
+)
 
 from paceline.verifier.__main__ import MAX_DISAGREEMENT, measure_runner
 from paceline.verifier.cost import ROW_COUNTS
@@ -24,7 +34,6 @@ from paceline.verifier.sampling import Sampler, Sampling
 from paceline.wire.settings import StartupError
 
 LENGTH = 150
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))]
 SAMPLINGS = [
     Sampling(),
     Sampling(0.8, seed=3),
@@ -235,22 +244,25 @@ def test_the_probe_finds_a_device_on_which_a_row_s_place_in_the_step_matters(mon
     assert probe(runner) > 5e-4
 
 
-def test_a_step_reads_one_copy_back_from_the_device(monkeypatch):
+def test_a_step_waits_for_the_device_once_and_reads_one_copy_back_if_anything(monkeypatch):
     """On torch's device `meta`, from which nothing can be read at all."""
-    copies = []
+    copies, waits = [], []
 
     def cpu(tensor):
         copies.append(tensor)
         return torch.zeros(tensor.shape, dtype=tensor.dtype)
 
     runner = LeanRunner(_moved(extract(make_model("qwen3", dtype=torch.bfloat16)), "meta"))
-    runner.allocate(9)
+    runner.allocate(12)
     monkeypatch.setattr(torch.Tensor, "cpu", cpu)
     plans = [
         planned(runner.new_slot(4), [5], [6, 7], Sampler(sampling), 3, top_k=3, want_log_probs=True)
         for sampling in SAMPLINGS
     ]
     runner.step(StepPlan(tuple(plans)))
+    monkeypatch.setattr(LeanRunner, "_wait", lambda runner: waits.append(runner))
+    runner.step(StepPlan((SessionPlan(runner.new_slot(4), (5, 6), False, (), (), GREEDY),)))
+    assert waits == [runner]
     assert [(tuple(table.shape), table.device.type) for table in copies] == [((4 * 6, 2 + 3 + 3), "meta")]
 
 

@@ -6,7 +6,18 @@ import random
 
 import pytest
 import torch
-from tiny_models import FAMILIES, GREEDY, VOCAB, fill, make_model, make_runner, plain_logits, random_tokens, random_tree
+from tiny_models import (
+    FAMILIES,
+    GREEDY,
+    NEEDS_GPU,
+    VOCAB,
+    fill,
+    make_model,
+    make_runner,
+    plain_logits,
+    random_tokens,
+    random_tree,
+)
 from transformers import AutoModelForCausalLM, GptOssConfig
 
 from paceline.verifier.__main__ import MAX_DISAGREEMENT
@@ -23,7 +34,6 @@ SEEDS = (1, 2, 3)
 
 
 LLAMA_LIKE = ("llama", "qwen3", "mistral")
-NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 ENGINES = [
     ("transformers", "cpu", tuple(FAMILIES), ()),
     ("native", "cpu", LLAMA_LIKE, ()),

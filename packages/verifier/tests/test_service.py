@@ -17,10 +17,9 @@ from typing import Any
 
 import grpc
 import pytest
-import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from tiny_models import CONTEXT, EOS, VOCAB, make_tokenizer, save_target
+from tiny_models import CONTEXT, DEVICES, EOS, VOCAB, make_tokenizer, save_target
 from transformers import AutoTokenizer
 
 from paceline.v1 import (
@@ -800,10 +799,7 @@ async def test_sessions_that_outgrow_the_cache_give_way_and_go_on_with_the_same_
         assert pool.num_held == 0
 
 
-@pytest.mark.parametrize(
-    "device",
-    ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))],
-)
+@pytest.mark.parametrize("device", DEVICES)
 async def test_the_lean_engine_gives_the_same_text_with_drafts_garbage_and_want_of_cache(folder, device, monkeypatch):
     small = StepShape(rows=64, sessions=2, session_rows=64, wanted=64)  # so that a step can take two passes
     monkeypatch.setattr(engines, "LeanRunner", functools.partial(LeanRunner, shape=small, segment_tokens=BLOCK_TOKENS))

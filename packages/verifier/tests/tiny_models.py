@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -34,6 +35,8 @@ CONTEXT = 512
 WINDOW = 24
 BOS, EOS = 0, 1
 GREEDY = Sampler(Sampling())
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+DEVICES = ["cpu", pytest.param("cuda", marks=NEEDS_GPU)]
 LEAN_SHAPE = StepShape(rows=64, sessions=3, session_rows=21, wanted=64)
 
 _SHAPE = {

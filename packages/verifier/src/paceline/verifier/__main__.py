@@ -182,12 +182,13 @@ def prepare(settings: VerifierSettings) -> tuple[Target, Runner, ForwardCost]:
 def allocate_cache(runner: Runner, target: Target, settings: VerifierSettings) -> None:
     """Makes the cache as large as --kv-memory-mb says. Raises StartupError if not even one request would fit."""
     useful = settings.max_sessions * (target.context_length + runner.max_session_rows) * runner.block_bytes
+    least = 2 * (runner.max_session_rows // BLOCK_TOKENS + 1)  # two sessions' rows with some context: for the probe
     if settings.kv_memory_mb:
         limit = settings.kv_memory_mb << 20
     else:
-        limit = min(free_memory(target.device) // 4, useful // BLOCK_TOKENS + runner.block_bytes)
+        enough = max(useful // BLOCK_TOKENS + runner.block_bytes, least * runner.block_bytes)
+        limit = min(free_memory(target.device) // 4, enough)
     num_blocks = limit // runner.block_bytes
-    least = 2 * (runner.max_session_rows // BLOCK_TOKENS + 1)
     if num_blocks < least:
         raise StartupError(
             f"--kv-memory-mb: {limit >> 20} MiB hold {num_blocks * BLOCK_TOKENS} tokens of this model; it takes "
