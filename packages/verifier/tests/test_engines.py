@@ -10,7 +10,8 @@ import sys
 import pytest
 from tiny_models import save_target
 
-from paceline.verifier.model.engines import AUTO, open_target
+from paceline.verifier.model.engines import AUTO, AUTO_ENGINES, open_target
+from paceline.verifier.model.lean_runner import LeanRunner
 from paceline.verifier.model.native_runner import NativeRunner
 from paceline.verifier.model.target import Wanted
 from paceline.verifier.model.transformers_runner import TransformersRunner
@@ -59,6 +60,16 @@ def test_native_for_a_model_that_does_not_suit_is_refused(folders):
         runner_of(folders["gemma2"], "native")
     with pytest.raises(StartupError, match="--engine native: it computes with float32 and bfloat16"):
         runner_of(folders["llama"], "native", "float16")
+
+
+def test_the_lean_decoder_is_for_who_asks_for_it_and_for_a_gpu(folders, monkeypatch):
+    assert AUTO_ENGINES["cuda"][0] == "lean"
+    assert runner_of(folders["llama"], "lean") is LeanRunner
+    with pytest.raises(StartupError, match="--engine lean: the model is of type gemma2"):
+        runner_of(folders["gemma2"], "lean")
+    monkeypatch.setitem(AUTO_ENGINES, "cpu", AUTO_ENGINES["cuda"])
+    assert runner_of(folders["llama"], AUTO) is LeanRunner
+    assert runner_of(folders["gemma2"], AUTO) is TransformersRunner
 
 
 def test_a_process_that_serves_natively_never_imports_transformers_models(folders):

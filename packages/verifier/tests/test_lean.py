@@ -7,15 +7,14 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from lean_steps import LENGTH, SEGMENT, SHAPE, chain, fill, make_lean, read, run
+from lean_steps import LENGTH, SHAPE, Lean, chain, check_neighbours, check_trees, fill, make_lean, read, run
 from tiny_decoders import KINDS, make_decoder, own_logits
 from tiny_models import VOCAB, random_tokens, random_tree
 
 from paceline.verifier.acceptance import coupled
-from paceline.verifier.model.extract import extract
-from paceline.verifier.model.lean import LeanDecoder
+from paceline.verifier.model.blocks import BLOCK_TOKENS
+from paceline.verifier.model.lean import SEGMENT_TOKENS
 from paceline.verifier.model.lean_step import SessionRows, StepShape
-from paceline.verifier.model.paged import BLOCK_TOKENS
 from paceline.verifier.sampling import Sampling
 from paceline.verifier.sampling_device import pick_rows
 
@@ -38,14 +37,14 @@ def test_agrees_with_transformers(kind, shape, chunk):
     model = make_decoder(kind)
     tokens = random_tokens(LENGTH, seed=1)
     expected = own_logits(model, tokens)
-    lean = LeanDecoder(extract(model), num_blocks=5, max_tokens=LENGTH, segment_tokens=SEGMENT)
+    lean = Lean(model, num_blocks=5, max_tokens=LENGTH)
     assert (read(lean, tokens, chunk, shape) - expected).abs().max() < 1e-4
 
 
 def test_segments_of_the_usual_size_agree_too():
     model = make_decoder("qwen3 sliding")
     tokens = random_tokens(LENGTH, seed=1)
-    lean = LeanDecoder(extract(model), num_blocks=5, max_tokens=LENGTH)
+    lean = Lean(model, num_blocks=5, max_tokens=LENGTH, segment=SEGMENT_TOKENS)
     assert (read(lean, tokens, 14) - own_logits(model, tokens)).abs().max() < 1e-4
 
 
@@ -53,7 +52,7 @@ def test_bfloat16_agrees_as_far_as_it_can():
     model = make_decoder("llama 9 of 3").to(torch.bfloat16)
     tokens = random_tokens(100, seed=1)
     theirs = own_logits(model, tokens).float()
-    ours = read(LeanDecoder(extract(model), 2, 100), tokens, 14).float()
+    ours = read(Lean(model, 2, 100, SEGMENT_TOKENS), tokens, 14).float()
     exact = own_logits(model.float(), tokens)
 
     def distance(logits: torch.Tensor) -> float:
@@ -69,7 +68,7 @@ def test_reading_in_chunks_gives_the_bits_of_plain_decoding(family, chunk):
     assert torch.equal(read(lean, tokens, chunk), plain)
 
 
-def advance(lean: LeanDecoder, rng: random.Random, sessions: list, num_steps: int) -> None:
+def advance(lean: Lean, rng: random.Random, sessions: list, num_steps: int) -> None:
     """Steps of several sessions at once, each with a random tree over its known text; compares the rows on its path."""
     for _ in range(num_steps):
         rows, checks, paths = [], [], []
@@ -95,17 +94,7 @@ def advance(lean: LeanDecoder, rng: random.Random, sessions: list, num_steps: in
 @pytest.mark.parametrize("seed", range(3))
 def test_trees_with_junk_branches_give_the_bits_of_plain_decoding(family, seed):
     lean, texts = family
-    rng = random.Random(seed)
-    tokens, plain = texts[0]
-    slot = fill(lean, tokens[: rng.randrange(100, 130)])
-    for _ in range(20):
-        start = slot.length
-        path = tokens[start : start + rng.randrange(1, 9)]
-        tree, parents, on_path = random_tree(path, rng.randrange(0, 15 - len(path)), rng)
-        (output,) = run(lean, [SessionRows(slot, tuple(tree), tuple(parents), tuple(on_path))])
-        assert torch.equal(output, plain[start : start + len(path)]), (start, parents)
-        lean.cache.commit([(slot, on_path[: rng.randrange(1, len(path) + 1)])])
-    lean.cache.free(slot)
+    check_trees(lean, texts[0], seed)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -116,19 +105,11 @@ def test_any_mix_of_sessions_gives_the_bits_of_plain_decoding(family, seed):
     sessions = [(fill(lean, texts[number % 2][0][:start]), texts[number % 2]) for number, start in enumerate(starts)]
     advance(lean, rng, sessions, num_steps=15)
     for slot, _ in sessions:
-        lean.cache.free(slot)
+        lean.pool.close(slot)
 
 
 def test_a_neighbour_with_a_longer_context_changes_no_bit(family):
-    lean, texts = family
-    tokens, plain = texts[0]
-    short = fill(lean, tokens[:50])
-    long = fill(lean, texts[1][0][:290])
-    outputs = run(lean, [chain(long, texts[1][0][290:292]), chain(short, tokens[50:52])])
-    assert torch.equal(outputs[0], texts[1][1][290:292])
-    assert torch.equal(outputs[1], plain[50:52])
-    lean.cache.free(short)
-    lean.cache.free(long)
+    check_neighbours(*family)
 
 
 def test_a_candidate_that_overflows_harms_nobody():
@@ -137,7 +118,7 @@ def test_a_candidate_that_overflows_harms_nobody():
     poison = VOCAB - 1
     tokens = [token if token != poison else 5 for token in tokens]
     model.model.embed_tokens.weight.data[poison] = float("inf")
-    lean = LeanDecoder(extract(model), num_blocks=4, max_tokens=128, segment_tokens=SEGMENT)
+    lean = Lean(model, num_blocks=4, max_tokens=128)
     plain = read(lean, tokens, 1)
     slot, other = fill(lean, tokens[:70], 100), fill(lean, tokens[:20], 100)
     tree = SessionRows(slot, (poison, tokens[70], poison, tokens[71]), (-1, -1, 1, 1), (0, 1, 3))
@@ -152,8 +133,8 @@ def test_a_candidate_that_overflows_harms_nobody():
     run(lean, [chain(other, [poison])])
     lean.cache.commit([(other, [0])])
     assert not run(lean, [chain(other, [7])])[0].isfinite().any()
-    lean.cache.free(other)
-    lean.cache.free(slot)
+    lean.pool.close(other)
+    lean.pool.close(slot)
     assert torch.equal(read(lean, tokens, 2), plain)
 
 
@@ -184,7 +165,7 @@ def test_speculation_gives_the_text_of_plain_decoding(family, sampling):
             lean.cache.commit([(slot, [0, *(node + 1 for node in walk.accepted)])])
             text += walk.tokens
             steps += 1
-        lean.cache.free(slot)
+        lean.pool.close(slot)
         return text[1 : count + 1], steps
 
     plain, plain_steps = generate([])
@@ -197,7 +178,7 @@ def test_speculation_gives_the_text_of_plain_decoding(family, sampling):
 def test_what_does_not_fit_the_shape_is_refused():
     lean = make_lean("llama")
     step = lean.step(SHAPE)
-    slots = [lean.cache.new_slot(10) for _ in range(4)]
+    slots = [lean.new_slot(10) for _ in range(4)]
     with pytest.raises(ValueError, match="4 sessions, and the step's shape has room for 3"):
         step.fill([chain(slot, [1]) for slot in slots])
     with pytest.raises(ValueError, match="15 rows of one session, and the step's shape has room for 14"):
@@ -209,4 +190,4 @@ def test_what_does_not_fit_the_shape_is_refused():
     with pytest.raises(ValueError, match="session_rows is 17; it must be from 1 to the 16 rows"):
         StepShape(16, 1, 17, 1)
     with pytest.raises(ValueError, match="multiple of 64"):
-        LeanDecoder(extract(make_decoder("llama")), 1, 64, segment_tokens=100)
+        Lean(make_decoder("llama"), 1, 64, segment=100)

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import random
-
 import numpy as np
 import pytest
 import torch
-from lean_steps import LENGTH, SEGMENT, SHAPE, chain, fill, make_lean, read, run
+from lean_steps import LENGTH, SHAPE, Lean, check_neighbours, check_trees, make_lean, read
 from tiny_decoders import make_decoder, own_logits
-from tiny_models import VOCAB, random_tokens, random_tree
+from tiny_models import NEEDS_GPU, VOCAB, random_tokens
 
 from paceline.verifier import sampling
-from paceline.verifier.model.extract import extract
-from paceline.verifier.model.lean import LeanDecoder
-from paceline.verifier.model.lean_step import SessionRows
 from paceline.verifier.sampling import Sampler, Sampling
 from paceline.verifier.sampling_device import gumbel, pick_rows, stream_keys, uniform_bits
 from paceline.wire import noise
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+pytestmark = NEEDS_GPU
 
 CUDA = torch.device("cuda")
 
@@ -43,36 +38,20 @@ def test_agrees_with_transformers(kind):
     model = make_decoder(kind).to(CUDA)
     tokens = random_tokens(LENGTH, seed=1)
     expected = own_logits(model.cpu(), tokens)
-    lean = LeanDecoder(extract(model.to(CUDA)), num_blocks=5, max_tokens=LENGTH, segment_tokens=SEGMENT)
+    lean = Lean(model.to(CUDA), num_blocks=5, max_tokens=LENGTH)
     assert (read(lean, tokens, 14).cpu() - expected).abs().max() < 2e-4
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_trees_with_junk_branches_give_the_bits_of_plain_decoding(decoder, seed):
     lean, texts = decoder
-    rng = random.Random(seed)
-    tokens, plain = texts[0]
-    slot = fill(lean, tokens[: rng.randrange(100, 130)])
-    for _ in range(20):
-        start = slot.length
-        path = tokens[start : start + rng.randrange(1, 9)]
-        tree, parents, on_path = random_tree(path, rng.randrange(0, 15 - len(path)), rng)
-        (output,) = run(lean, [SessionRows(slot, tuple(tree), tuple(parents), tuple(on_path))])
-        assert torch.equal(output, plain[start : start + len(path)]), (start, parents)
-        lean.cache.commit([(slot, on_path[: rng.randrange(1, len(path) + 1)])])
-    lean.cache.free(slot)
+    check_trees(lean, texts[0], seed)
 
 
 def test_reading_in_chunks_and_beside_others_gives_the_bits_of_plain_decoding(decoder):
     lean, texts = decoder
-    (tokens, plain), (other, other_plain) = texts
-    assert torch.equal(read(lean, tokens, 14), plain)
-    short, long = fill(lean, tokens[:50]), fill(lean, other[:290])
-    outputs = run(lean, [chain(long, other[290:292]), chain(short, tokens[50:52])])
-    assert torch.equal(outputs[0], other_plain[290:292])
-    assert torch.equal(outputs[1], plain[50:52])
-    lean.cache.free(short)
-    lean.cache.free(long)
+    assert torch.equal(read(lean, texts[0][0], 14), texts[0][1])
+    check_neighbours(lean, texts)
 
 
 def test_the_noise_is_that_of_the_wire():

@@ -6,7 +6,18 @@ import random
 
 import pytest
 import torch
-from tiny_models import FAMILIES, GREEDY, VOCAB, fill, make_model, make_runner, plain_logits, random_tokens, random_tree
+from tiny_models import (
+    FAMILIES,
+    GREEDY,
+    NEEDS_GPU,
+    VOCAB,
+    fill,
+    make_model,
+    make_runner,
+    plain_logits,
+    random_tokens,
+    random_tree,
+)
 from transformers import AutoModelForCausalLM, GptOssConfig
 
 from paceline.verifier.__main__ import MAX_DISAGREEMENT
@@ -22,18 +33,24 @@ LENGTH = 290
 SEEDS = (1, 2, 3)
 
 
-ENGINES = {"transformers": FAMILIES, "native": ("llama", "qwen3", "mistral")}
+LLAMA_LIKE = ("llama", "qwen3", "mistral")
+ENGINES = [
+    ("transformers", "cpu", tuple(FAMILIES), ()),
+    ("native", "cpu", LLAMA_LIKE, ()),
+    ("lean", "cpu", LLAMA_LIKE, ()),
+    ("lean", "cuda", LLAMA_LIKE, (NEEDS_GPU,)),
+]
 
 
 @pytest.fixture(
     scope="module",
     params=[
-        (name, engine, dtype)
-        for engine, names in ENGINES.items()
+        pytest.param((name, engine, dtype, device), marks=marks)
+        for engine, device, names, marks in ENGINES
         for name in names
         for dtype in (torch.float32, torch.bfloat16)
     ],
-    ids=lambda kind: f"{kind[0]}-{kind[1]}-{str(kind[2]).removeprefix('torch.')}",
+    ids=lambda kind: f"{kind[0]}-{kind[1]}-{str(kind[2]).removeprefix('torch.')}-{kind[3]}",
 )
 def family(request):
     """A runner, and for some random texts the logits of plain decoding."""
@@ -46,12 +63,12 @@ def family(request):
 def test_agrees_with_transformers_own_attention(family):
     runner, texts = family
     tokens, plain = texts[0]
-    name, _, dtype = runner.kind
-    model = make_model(name, dtype=dtype)
+    name, _, dtype, device = runner.kind
+    model = make_model(name, dtype=dtype).to(device)
     model.set_attn_implementation("eager")
-    reference = model(torch.tensor([tokens])).logits[0]
+    reference = model(torch.tensor([tokens], device=device)).logits[0]
     if dtype == torch.float32:
-        assert (plain - reference).abs().max() < 1e-4
+        assert (plain - reference).abs().max() < (1e-4 if device == "cpu" else 2e-4)
         assert disagreement(runner, reference_logits(model)) < 1e-5
     else:  # transformers rounds to bfloat16 after each operation; these wide models make much of it
         assert disagreement(runner, reference_logits(model)) < MAX_DISAGREEMENT
@@ -71,7 +88,7 @@ def test_the_best_tokens_are_those_of_the_greatest_logits(family):
     plan = SessionPlan(slot, (tokens[40],), True, tuple(tokens[41:49]), tuple(range(-1, 7)), GREEDY)
     scores = runner.score((plan,), 5)
     assert [row[0] for row in scores.best] == scores.logits.argmax(dim=-1).tolist()
-    values = torch.gather(scores.logits, 1, torch.tensor(scores.best))
+    values = torch.gather(scores.logits, 1, torch.tensor(scores.best, device=scores.logits.device))
     assert torch.equal(values, torch.topk(scores.logits, 5, dim=-1).values)
     if runner.kind[1] == "native":  # of equal ones the lowest id comes first
         pairs = [
@@ -89,7 +106,8 @@ def test_reading_a_prompt_in_any_chunks_gives_the_bits_of_plain_decoding(family,
     slot = runner.new_slot(LENGTH)
     while slot.length < LENGTH:
         start = slot.length
-        chunk = tuple(tokens[start : start + rng.choice((1, 2, 3, 5, 17, 64, MAX_SESSION_ROWS))])
+        size = min(rng.choice((1, 2, 3, 5, 17, 64, MAX_SESSION_ROWS)), runner.max_session_rows)
+        chunk = tuple(tokens[start : start + size])
         logits = runner.forward((SessionPlan(slot, chunk, True, (), (), GREEDY),))
         assert torch.equal(logits[0], plain[start + len(chunk) - 1]), (start, len(chunk))
         runner.commit(slot, len(chunk), ())
@@ -103,9 +121,10 @@ def advance(runner: Runner, rng: random.Random, sessions: list, num_steps: int) 
             left = LENGTH - slot.length
             if left < 1 or rng.random() < 0.1:
                 continue
-            chain = min(left, rng.choice((1, 1, 1, 1, 2, 30)))
-            path = tokens[slot.length + chain :][: rng.choice((0, 1, 4, 9))]
-            tree, parents, on_path = random_tree(path, rng.choice((0, 3, 15)), rng)
+            most = min(54, runner.max_session_rows)
+            chain = min(left, rng.choice((1, 1, 1, 1, 2, 30)), most)
+            path = tokens[slot.length + chain :][: min(rng.choice((0, 1, 4, 9)), most - chain)]
+            tree, parents, on_path = random_tree(path, min(rng.choice((0, 3, 15)), most - chain - len(path)), rng)
             first = tuple(tokens[slot.length : slot.length + chain])
             plans.append(SessionPlan(slot, first, True, tuple(tree), tuple(parents), GREEDY))
             base = slot.length + chain - 1
@@ -184,7 +203,7 @@ def test_log_probabilities_are_those_of_the_softmax(family):
     top = runner.step(StepPlan((plan,))).sessions[0].top
     expected = torch.log_softmax(plain[9].float(), dim=-1).topk(3)
     assert top.ids == [expected.indices.tolist()]
-    assert torch.allclose(torch.tensor(top.log_probs[0]), expected.values, atol=1e-5)
+    assert torch.allclose(torch.tensor(top.log_probs[0]), expected.values.cpu(), atol=1e-5)
 
 
 def test_a_stretch_that_does_not_complete_fills_the_cache_and_commits_nothing(family):

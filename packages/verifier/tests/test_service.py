@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import functools
 import hashlib
 import random
 import threading
@@ -18,7 +19,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from tiny_models import CONTEXT, EOS, VOCAB, make_tokenizer, save_target
+from tiny_models import CONTEXT, DEVICES, EOS, VOCAB, make_tokenizer, save_target
 from transformers import AutoTokenizer
 
 from paceline.v1 import (
@@ -33,8 +34,11 @@ from paceline.v1 import (
 from paceline.verifier.__main__ import Verifier
 from paceline.verifier.cost import ForwardCost
 from paceline.verifier.engine import Engine
+from paceline.verifier.model import engines
 from paceline.verifier.model.batch import StepPlan, StepResult
 from paceline.verifier.model.blocks import BLOCK_TOKENS
+from paceline.verifier.model.lean_runner import LeanRunner
+from paceline.verifier.model.lean_step import StepShape
 from paceline.verifier.planning import MAX_PREFILL_ROWS
 from paceline.verifier.settings import VerifierSettings
 from paceline.wire.channel import connect
@@ -793,3 +797,33 @@ async def test_sessions_that_outgrow_the_cache_give_way_and_go_on_with_the_same_
         assert [answer.ids for answer in together] == [answer.ids for answer in alone]
         assert [answer.text for answer in together] == [answer.text for answer in alone]
         assert pool.num_held == 0
+
+
+@pytest.mark.parametrize("device", DEVICES)
+async def test_the_lean_engine_gives_the_same_text_with_drafts_garbage_and_want_of_cache(folder, device, monkeypatch):
+    small = StepShape(rows=64, sessions=2, session_rows=64, wanted=64)  # so that a step can take two passes
+    monkeypatch.setattr(engines, "LeanRunner", functools.partial(LeanRunner, shape=small, segment_tokens=BLOCK_TOKENS))
+    prompts = [PROMPT, PROMPT[::-1], PROMPT * 3]
+    async with running(folder, engine="lean", device=device, kv_memory_mb=1) as client:
+        assert isinstance(client.engine._model, LeanRunner)
+        pool = client.engine._model.pool
+        assert pool.reserve(pool.open("", ()), (pool.num_available - 5) * BLOCK_TOKENS)
+        held = pool.num_held
+        asked = [
+            {"token_ids": types_pb2.TokenIds(ids=prompt), "sampling": sampling, "max_tokens": 64}
+            for prompt, sampling in zip(prompts, (GREEDY, HOT, HOT), strict=True)
+        ]
+        alone = [await client.generate(**fields, speculation=OFF) for fields in asked]
+        crowded = await asyncio.gather(*(client.generate(**fields, speculation=OFF) for fields in asked))
+        assert client.engine.metrics.preemptions._value.get() > 0
+        assert [answer.ids for answer in crowded] == [answer.ids for answer in alone]
+        drafter, liar = Drafter(knows(alone[0].ids)), Drafter(talks_garbage(2), drafter_id="d2")
+        await drafter.connect(client)
+        await liar.connect(client)
+        together = await asyncio.gather(*(client.generate(**fields) for fields in asked))
+        assert [answer.ids for answer in together] == [answer.ids for answer in alone]
+        assert [answer.text for answer in together] == [answer.text for answer in alone]
+        assert together[0].finished.total.steps < 40
+        assert pool.num_held == held
+        await drafter.leave()
+        await liar.leave()

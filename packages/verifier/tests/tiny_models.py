@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -19,8 +20,10 @@ from transformers import (
 )
 
 from paceline.verifier.model.batch import SessionPlan
-from paceline.verifier.model.blocks import KVSlot
+from paceline.verifier.model.blocks import BLOCK_TOKENS, KVSlot
 from paceline.verifier.model.extract import extract
+from paceline.verifier.model.lean_runner import LeanRunner
+from paceline.verifier.model.lean_step import StepShape
 from paceline.verifier.model.linear import pack_linears
 from paceline.verifier.model.native_runner import NativeRunner
 from paceline.verifier.model.runner import Runner
@@ -35,6 +38,9 @@ CONTEXT = 512
 WINDOW = 24
 BOS, EOS = 0, 1
 GREEDY = Sampler(Sampling())
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+DEVICES = ["cpu", pytest.param("cuda", marks=NEEDS_GPU)]
+LEAN_SHAPE = StepShape(rows=64, sessions=3, session_rows=21, wanted=64)
 
 _SHAPE = {
     "vocab_size": VOCAB,
@@ -99,17 +105,25 @@ def make_model(family: str, seed: int = 0, dtype: torch.dtype = torch.float32) -
 
 
 def make_runner(
-    family: str, engine: str = "transformers", dtype: torch.dtype = torch.float32, num_blocks: int = 4000
+    family: str,
+    engine: str = "transformers",
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    num_blocks: int = 4000,
 ) -> Runner:
-    """As the verifier would make it for the CPU."""
-    model = make_model(family, dtype=dtype)
+    """As the verifier would make it; but a lean one of a small shape, so that short texts cross many of its edges."""
+    model: Any = make_model(family, dtype=dtype)
+    model.to(device)
     runner: Runner
-    if engine == "native":
+    if engine == "lean":
+        runner = LeanRunner(extract(model), shape=LEAN_SHAPE, segment_tokens=BLOCK_TOKENS)
+    elif engine == "native":
         runner = NativeRunner(load_library(), extract(model), torch.get_num_threads())
     else:
-        pack_linears(model)
+        if device == "cpu":
+            pack_linears(model)
         runner = TransformersRunner(model)
-    runner.allocate(num_blocks)
+    runner.allocate(num_blocks, 2 * CONTEXT)
     return runner
 
 
@@ -138,8 +152,9 @@ def plain_logits(runner: Runner, tokens: list[int]) -> torch.Tensor:
 def fill(runner: Runner, tokens: list[int]) -> KVSlot:
     """A slot that holds these tokens, with room for the rest of the context."""
     slot = runner.new_slot(CONTEXT)
-    for start in range(0, len(tokens), 100):
-        part = tuple(tokens[start : start + 100])
+    chunk = min(100, runner.max_session_rows)
+    for start in range(0, len(tokens), chunk):
+        part = tuple(tokens[start : start + chunk])
         runner.forward((SessionPlan(slot, part, False, (), (), GREEDY),))
         runner.commit(slot, len(part), ())
     return slot

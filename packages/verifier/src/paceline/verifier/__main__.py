@@ -75,7 +75,7 @@ class Verifier:
         )
         always = settings.drafting == "always"
         times = Regardless(forward_cost) if always else StepTimes(forward_cost)
-        pacing = NoPacing() if always else Pacing()
+        pacing = NoPacing() if always else Pacing(forward_cost.seconds)
         engine = Engine(runner, times, state.hub, engine_limits, lessons, self._metrics, pacing)
         limits = Limits(
             vocab_size=runner.vocab_size,
@@ -191,42 +191,50 @@ def prepare(opened: Opened, settings: VerifierSettings) -> ForwardCost:
 def allocate_cache(runner: Runner, target: Target, settings: VerifierSettings) -> None:
     """Makes the cache as large as --kv-memory-mb says. Raises StartupError if not even one request would fit."""
     useful = settings.max_sessions * (target.context_length + runner.max_session_rows) * runner.block_bytes
+    least = 2 * (runner.max_session_rows // BLOCK_TOKENS + 1)  # two sessions' rows with some context: for the probe
     if settings.kv_memory_mb:
         limit = settings.kv_memory_mb << 20
     else:
-        limit = min(free_memory(target.device) // 4, useful // BLOCK_TOKENS + runner.block_bytes)
+        enough = max(useful // BLOCK_TOKENS + runner.block_bytes, least * runner.block_bytes)
+        limit = min(free_memory(target.device) // 4, enough)
     num_blocks = limit // runner.block_bytes
-    least = (2 * runner.max_session_rows) // BLOCK_TOKENS + 1
     if num_blocks < least:
         raise StartupError(
             f"--kv-memory-mb: {limit >> 20} MiB hold {num_blocks * BLOCK_TOKENS} tokens of this model; it takes "
             f"{least * runner.block_bytes >> 20} MiB or more"
         )
-    runner.allocate(num_blocks)
+    try:
+        runner.allocate(num_blocks, target.context_length)
+    except MemoryError as error:
+        raise StartupError(f"--kv-memory-mb: {error}") from error
     log.info("key-value cache", tokens=num_blocks * BLOCK_TOKENS, mib=num_blocks * runner.block_bytes >> 20)
 
 
 def measure_runner(runner: Runner) -> ForwardCost:
-    """Times steps of one session with a short context, by their number of rows."""
+    """Times steps of one session, if it may have so many rows, with a short context, by their number of rows."""
     sampler = Sampler(Sampling())
-    slot = runner.new_slot(64)
-    runner.step(StepPlan((SessionPlan(slot, tuple(range(32)), False, (), (), sampler),)))
-    context = slot.length
+    most = runner.max_session_rows
+    slots = [runner.new_slot(64) for _ in range(0, cost.ROW_COUNTS[-1], most)]
+    context = tuple(range(32))
+    runner.step(StepPlan(tuple(SessionPlan(slot, context, False, (), (), sampler) for slot in slots)))
 
     def timed(rows: int) -> float:
-        """Up to MAX_TREE_ROWS a tree, whose every row has logits; above it a prompt."""
+        """Up to MAX_TREE_ROWS a tree, whose every row has logits; above it a prompt, or as many as it takes."""
         if rows <= MAX_TREE_ROWS:
             tree = tuple(range(rows - 1))
-            plan = SessionPlan(slot, (0,), True, tree, tuple(index - 1 for index in tree), sampler)
+            plans = [SessionPlan(slots[0], (0,), True, tree, tuple(index - 1 for index in tree), sampler)]
         else:
-            plan = SessionPlan(slot, tuple(range(rows)), True, (), (), sampler)
-        seconds = runner.step(StepPlan((plan,))).seconds
-        slot.length = context
+            chains = [tuple(range(first, min(first + most, rows))) for first in range(0, rows, most)]
+            plans = [SessionPlan(slot, chain, True, (), (), sampler) for slot, chain in zip(slots, chains, strict=True)]
+        seconds = runner.step(StepPlan(tuple(plans))).seconds
+        for slot in slots:
+            slot.length = len(context)
         return seconds
 
     timed(cost.ROW_COUNTS[-1])  # the first of a kind is slower
     forward_cost = cost.measure(timed)
-    runner.pool.close(slot)
+    for slot in slots:
+        runner.pool.close(slot)
     return forward_cost
 
 

@@ -103,7 +103,7 @@ class Engine:
     ) -> None:
         self.times = times
         self.calibration = Calibration()
-        self.pacing = pacing or Pacing()
+        self.pacing = pacing or Pacing(times.cost.seconds)
         self.metrics = metrics or Metrics()
         self._model = model
         self._hub = hub

@@ -3,11 +3,12 @@
 A drafter on the same machine takes processor time from the model, messages take the event loop's, and waiting takes
 everybody's. No model of costs knows all that, so the verifier looks: for each size of the batch it compares the tokens
 per second of stretches with drafting and of stretches without, does what is better, and tries the other again now and
-then: soon at first, when little is known, and ever less often.
+then: soon at first, when little is known, and ever less often. Until it has seen both it goes by the cost of rows.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 STRETCH_STEPS = 12
@@ -15,7 +16,8 @@ SETTLING_STEPS = 2  # at the beginning of a stretch drafts are not there yet, or
 TRIAL_EVERY = 32  # stretches; a trial of the worse way costs its loss, divided by this
 MARGIN = 1.03  # resting must be so much faster: tokens per second vary from stretch to stretch
 MEMORY = 0.25  # weight of the latest stretch
-FIRST_TRIAL = 3  # stretches until the second trial; then twice as many each time
+FIRST_TRIAL = 3  # stretches until the first trial; then twice as many each time
+HOPED_RIGHT = 0.5  # of candidates, one a session: what drafting can be expected to bring before it is known
 
 
 @dataclass(slots=True)
@@ -34,7 +36,8 @@ class _Record:
 class _Size:
     """What is known of one size of the batch, and the stretch that it is in; others may come in between."""
 
-    drafting: bool = True
+    hopeful: bool  # whether to draft while only one way is known
+    drafting: bool
     steps: int = 0
     tokens: int = 0
     seconds: float = 0.0
@@ -54,9 +57,8 @@ class _Size:
             self.drafting = self._next_way()
 
     def _next_way(self) -> bool:
-        if self.rested.stretches == 0:
-            return False
-        better = self.drafted.rate * MARGIN >= self.rested.rate
+        known = self.drafted.stretches > 0 and self.rested.stretches > 0
+        better = self.drafted.rate * MARGIN >= self.rested.rate if known else self.hopeful
         self.since_trial += 1
         if self.since_trial >= self.trial_every:
             self.since_trial = 0
@@ -70,10 +72,14 @@ class Pacing:
 
     A lone session always drafts: its gain is large, and so different from text to text that a comparison of stretches
     would often be wrong.
+
+    Args:
+        seconds: cost of a step by its rows.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: Callable[[int], float]) -> None:
         self.drafting = True
+        self._seconds = seconds
         self._sizes: dict[int, _Size] = {}
         self._last = 0  # size of the step before
         self._settling = 0
@@ -82,7 +88,10 @@ class Pacing:
         """A step of sessions that were all decoding committed so many tokens, and took so long, with all that lay
         between it and the step before."""
         number = num_sessions.bit_length()
-        size = self._sizes.setdefault(number, _Size())
+        size = self._sizes.get(number)
+        if size is None:
+            hopeful = self._hopeful(num_sessions)
+            size = self._sizes[number] = _Size(hopeful, hopeful)
         way = self.drafting
         if num_sessions > 1 and number == self._last and self._settling == 0 and size.drafting == way:
             size.add(tokens, seconds)
@@ -92,9 +101,17 @@ class Pacing:
             self.drafting = size.drafting
             self._settling = SETTLING_STEPS
 
+    def _hopeful(self, num_sessions: int) -> bool:
+        """Whether a candidate for each session would pay if so many of them were right."""
+        plain_s, drafting_s = self._seconds(num_sessions), self._seconds(2 * num_sessions)
+        return num_sessions == 1 or (1.0 + HOPED_RIGHT) / drafting_s > 1.0 / plain_s
+
 
 class NoPacing(Pacing):
     """Always drafts."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda num_rows: 1.0)
 
     def observe(self, num_sessions: int, tokens: int, seconds: float) -> None:
         """Looks at nothing."""

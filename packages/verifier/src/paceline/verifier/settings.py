@@ -24,8 +24,8 @@ class VerifierSettings(ServiceSettings):
     dtype: str = Field(default="auto", pattern="^(auto|float32|bfloat16|float16)$")
     """auto (bfloat16), float32, bfloat16 or float16."""
     engine: str = Field(default=AUTO, pattern=f"^({'|'.join((AUTO, *ENGINES))})$")
-    """What runs the model: native (Llama-like decoders on the CPU, needs a C++ compiler), transformers (everything), or
-    auto: the first of these that suits."""
+    """What runs the model: native (Llama-like decoders on the CPU, needs a C++ compiler), lean (the same decoders on a
+    GPU; slow on the CPU), transformers (everything), or auto: the first of these that suits the device."""
     kv_memory_mb: int = Field(default=0, ge=0, le=16_777_216)
     """Most memory of the key-value cache, in MiB; 0 takes a quarter of what is free, or less if all sessions together
     can't fill it."""

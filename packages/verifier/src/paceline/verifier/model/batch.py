@@ -42,6 +42,14 @@ class SessionPlan:
     def num_rows(self) -> int:
         return len(self.chain) + len(self.tree_tokens)
 
+    @property
+    def pick_positions(self) -> list[int]:
+        """[1 + n] where the token stands that is picked after the chain's end, and after each tree node."""
+        positions = [self.slot.length + len(self.chain)]
+        for parent in self.tree_parents:
+            positions.append(positions[parent + 1] + 1)
+        return positions
+
 
 @dataclass(frozen=True, slots=True)
 class TopRows:

@@ -1,4 +1,4 @@
-"""What can run a model, and which of them is taken: the native decoder where it can be, transformers for the rest."""
+"""What can run a model, and which of them is taken: our own decoders where they can be, transformers for the rest."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def open_target(wanted: Wanted, engine: str) -> Opened:
 
     Args:
         wanted: the model.
-        engine: one of ENGINES, or "auto": the first that suits.
+        engine: one of ENGINES, or "auto": the first of AUTO_ENGINES that suits.
 
     Raises:
         StartupError: the model can't be loaded, or the engine that was asked for doesn't suit.
@@ -52,9 +52,9 @@ async def open_target(wanted: Wanted, engine: str) -> Opened:
             return await ENGINES[engine](wanted)
         except Unsuited as error:
             raise StartupError(f"--engine {engine}: {error}") from error
-    for name, open_with in ENGINES.items():
+    for name in AUTO_ENGINES[resolve_device(wanted.device).type]:
         try:
-            opened = await open_with(wanted)
+            opened = await ENGINES[name](wanted)
         except Unsuited as error:
             log.warning("an engine doesn't suit; taking a slower one", engine=name, why=str(error))
         else:
@@ -79,12 +79,36 @@ async def _native(wanted: Wanted) -> Opened:
     return Opened(handed.target, runner, handed.reference)
 
 
+async def _lean(wanted: Wanted) -> Opened:
+    return await asyncio.to_thread(_load_lean, wanted)
+
+
+def _load_lean(wanted: Wanted) -> Opened:
+    # Only who needs transformers' models in this process shall pay for importing them.
+    from paceline.verifier.model.exactness import reference_logits
+    from paceline.verifier.model.extract import NotLlamaLike, check_config, extract
+    from paceline.verifier.model.lean_runner import LeanRunner
+    from paceline.verifier.model.load import find_target, load_target
+
+    found = find_target(wanted)
+    try:
+        check_config(found.config)
+        target, model = load_target(wanted, found)
+        weights = extract(model)
+    except NotLlamaLike as error:
+        raise Unsuited(str(error)) from error
+    reference = reference_logits(model)
+    del model
+    if weights.embedding.is_cuda:
+        torch.cuda.empty_cache()  # of the weights that were laid out anew: the cache may have it
+    return Opened(target, LeanRunner(weights), reference)
+
+
 async def _transformers(wanted: Wanted) -> Opened:
-    return await asyncio.to_thread(_load_here, wanted)
+    return await asyncio.to_thread(_load_transformers, wanted)
 
 
-def _load_here(wanted: Wanted) -> Opened:
-    # Only who runs the model with transformers shall pay for importing its models.
+def _load_transformers(wanted: Wanted) -> Opened:
     from paceline.verifier.model.exactness import reference_logits
     from paceline.verifier.model.linear import pack_linears
     from paceline.verifier.model.load import find_target, load_target
@@ -99,5 +123,8 @@ def _load_here(wanted: Wanted) -> Opened:
 
 ENGINES: dict[str, Callable[[Wanted], Awaitable[Opened]]] = {
     "native": _native,
+    "lean": _lean,
     "transformers": _transformers,
 }
+# On the CPU the lean decoder only shows that it computes the same: it is made for devices where starting work is dear.
+AUTO_ENGINES = {"cpu": ("native", "transformers"), "cuda": ("lean", "transformers")}

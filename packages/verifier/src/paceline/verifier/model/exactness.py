@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from paceline.verifier.model.batch import SessionPlan
+from paceline.verifier.model.batch import ROOT, SessionPlan
 from paceline.verifier.model.runner import Runner
 from paceline.verifier.sampling import Sampler, Sampling
 
@@ -18,14 +18,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 NUM_TOKENS = 12
+PLACES_APART = 5
 PROBE_SEED = 20_261_121
 
 
 def probe(runner: Runner, num_tokens: int = NUM_TOKENS) -> float:
     """Greatest difference of any logit between decoding tokens one by one and verifying them in trees; 0.0 is exact.
 
-    Random tokens go through the model singly; then the same ones as a prompt in uneven chunks, and as branches of trees
-    with junk between the ancestors. Takes about 2.5 x `num_tokens` forward passes.
+    Random tokens go through the model singly; then the same ones as a prompt in uneven chunks, as branches of trees
+    with junk between the ancestors, and singly behind another session's rows, at other places of the step. Takes about
+    3.5 x `num_tokens` forward passes.
     """
     generator = torch.Generator().manual_seed(PROBE_SEED)
     high = runner.vocab_size
@@ -37,7 +39,7 @@ def probe(runner: Runner, num_tokens: int = NUM_TOKENS) -> float:
         worst = max(worst, _difference(_in_chunks(runner, tokens, chunk), single))
     for depth in (3,):
         worst = max(worst, _difference(_in_trees(runner, tokens, junk, depth), single))
-    return worst
+    return max(worst, _difference(_behind_another(runner, tokens, junk), single))
 
 
 def disagreement(runner: Runner, reference: torch.Tensor) -> float:
@@ -129,4 +131,19 @@ def _in_trees(runner: Runner, tokens: list[int], junk: list[int], depth: int) ->
             logits[start + 1 + offset] = rows[node + 1]
         runner.commit(slot, 1, tuple(accepted))
     runner.pool.close(slot)
+    return logits
+
+
+@torch.inference_mode()
+def _behind_another(runner: Runner, tokens: list[int], junk: list[int]) -> dict[int, torch.Tensor]:
+    """Another session's tree comes first in each step, a greater one each time."""
+    slot, other = runner.new_slot(len(tokens)), runner.new_slot(1)
+    logits: dict[int, torch.Tensor] = {}
+    for position, token in enumerate(tokens):
+        tree = tuple(junk * PLACES_APART)[: min(PLACES_APART * position, runner.max_session_rows - 1)]
+        first = SessionPlan(other, (junk[0],), True, tree, (ROOT,) * len(tree), _sampler())
+        logits[position] = runner.forward((first, SessionPlan(slot, (token,), True, (), (), _sampler())))[-1]
+        runner.commit(slot, 1, ())
+    runner.pool.close(slot)
+    runner.pool.close(other)
     return logits

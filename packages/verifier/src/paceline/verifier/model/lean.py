@@ -29,9 +29,10 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
+from paceline.verifier.model.blocks import BLOCK_TOKENS
 from paceline.verifier.model.decoder import DecoderWeights, LayerWeights
 from paceline.verifier.model.lean_step import StepShape, StepTensors
-from paceline.verifier.model.paged import BLOCK_TOKENS, ONES, PagedCache
+from paceline.verifier.model.paged import ONES, PagedCache
 
 SEGMENT_TOKENS = 512
 HIDDEN = -1e30  # score of what a row doesn't see: finite, so that a row that sees nothing yields no nan
@@ -104,7 +105,9 @@ class LeanDecoder:
         ]
         self._steps: dict[StepShape, StepTensors] = {}
         self._graphs: dict[tuple[StepShape, int], tuple[torch.cuda.CUDAGraph, torch.Tensor]] = {}
-        self._pool = torch.cuda.graph_pool_handle() if self._device.type == "cuda" else None
+        on_gpu = self._device.type == "cuda"
+        self._pool = torch.cuda.graph_pool_handle() if on_gpu else None
+        self._capturing = torch.cuda.Stream(self._device) if on_gpu else None
         self.cache = PagedCache(self._config, num_blocks, self._dtype, self._device)
 
     def bucket(self, num_blocks: int) -> int:
@@ -120,13 +123,19 @@ class LeanDecoder:
         return self._steps[shape]
 
     def warm_up(self, shapes: Iterable[StepShape]) -> None:
-        """On a GPU, captures all graphs that steps of these shapes can need; else the first steps that need them do."""
+        """On a GPU, captures all graphs that steps of these shapes can need; else the first steps that need them do.
+
+        Raises:
+            torch.OutOfMemoryError: the longest context takes too much; one of fewer `max_tokens` may not.
+        """
+        if self._device.type != "cuda":
+            return
         for shape in shapes:
-            step = self.step(shape)
-            segments = 1
-            while self._device.type == "cuda" and segments <= self._max_segments:
-                self._graph(step, segments)
-                segments *= 2
+            segments = self._max_segments
+            while segments:  # the greatest first: the memory that it took serves the others
+                self._graph(self.step(shape), segments)
+                segments //= 2
+        torch.cuda.empty_cache()  # of what libraries were warmed up in
 
     @torch.inference_mode()
     def forward(self, step: StepTensors) -> torch.Tensor:
@@ -142,18 +151,24 @@ class LeanDecoder:
     def _graph(self, step: StepTensors, segments: int) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
         key = (step.shape, segments)
         if key not in self._graphs:
-            stream = torch.cuda.Stream(self._device)
-            stream.wait_stream(torch.cuda.current_stream(self._device))
-            with torch.cuda.stream(stream):
-                for _ in range(NUM_WARM_UPS):
-                    self._compute(step, segments)
-            torch.cuda.current_stream(self._device).wait_stream(stream)
-            graph = torch.cuda.CUDAGraph()
-            # One step runs at a time, so all graphs may use the same memory.
-            with torch.cuda.graph(graph, pool=self._pool):
-                logits = self._compute(step, segments)
-            self._graphs[key] = (graph, logits)
+            with torch.cuda.device(self._device):  # the calling thread's own device may be another
+                self._graphs[key] = self._captured(step, segments)
         return self._graphs[key]
+
+    def _captured(self, step: StepTensors, segments: int) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
+        """Leaves the device with nothing to do."""
+        assert self._capturing is not None
+        current = torch.cuda.current_stream()
+        self._capturing.wait_stream(current)
+        with torch.cuda.stream(self._capturing):
+            for _ in range(NUM_WARM_UPS):
+                self._compute(step, segments)
+        current.wait_stream(self._capturing)
+        graph = torch.cuda.CUDAGraph()
+        # One step runs at a time, so all graphs may use the same memory.
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._capturing):
+            logits = self._compute(step, segments)
+        return graph, logits
 
     def _compute(self, step: StepTensors, segments: int) -> torch.Tensor:
         """Logits [wanted, vocab] of the shape's wanted rows, used or not."""

@@ -16,7 +16,8 @@ import numpy.typing as npt
 import torch
 
 from paceline.verifier.model.batch import ROOT
-from paceline.verifier.model.paged import BLOCK_TOKENS, MAX_STEP_ROWS, ZERO_BLOCK, ZERO_SLOT, PagedSlot
+from paceline.verifier.model.blocks import BLOCK_TOKENS, KVSlot
+from paceline.verifier.model.paged import MAX_STEP_ROWS, ZERO_BLOCK, ZERO_SLOT, stored_blocks, token_slots
 
 ROW_COUNTS = (2, 8, 16, 32, 64, 128)
 MIN_GRAIN = 16
@@ -75,7 +76,7 @@ class SessionRows:
         wanted: which rows' logits are wanted, ascending.
     """
 
-    slot: PagedSlot
+    slot: KVSlot
     tokens: tuple[int, ...]
     parents: tuple[int, ...]
     wanted: tuple[int, ...]
@@ -165,6 +166,7 @@ class StepTensors:
     def _lay_out(self, number: int, session: SessionRows, first: int) -> int:
         """One session's rows, from row `first` on. Returns how many blocks of its table the step needs."""
         count, length = len(session.tokens), session.slot.length
+        blocks = stored_blocks(session.slot)
         depths, paths = _paths(session.parents)
         rows = slice(first, first + count)
         positions = length + depths
@@ -172,21 +174,21 @@ class StepTensors:
         place = number * self.shape.session_rows + np.arange(count)
         self._fields["tokens"][rows] = session.tokens
         self._fields["positions"][rows] = positions
-        self._fields["tail_slots"][rows] = self._tails(session.slot, positions, starts, paths, first)
+        self._fields["tail_slots"][rows] = self._tails(blocks, length, positions, starts, paths, first)
         self._fields["place"][rows] = place
         self._fields["grid"].reshape(-1)[place] = first + np.arange(count)
         num_blocks = math.ceil(int(starts.max(initial=0)) / BLOCK_TOKENS)
-        self._fields["tables"][number, :num_blocks] = session.slot.table[:num_blocks]
+        self._fields["tables"][number, :num_blocks] = blocks[:num_blocks]
         return num_blocks
 
-    def _tails(self, slot: PagedSlot, positions: Ints, starts: Ints, paths: Ints, first: int) -> Ints:
+    def _tails(self, blocks: Ints, length: int, positions: Ints, starts: Ints, paths: Ints, first: int) -> Ints:
         """[n, tail] token slots."""
         logical = starts[:, None] + np.arange(self.shape.tail)
-        committed = logical < slot.length
+        committed = logical < length
         staged = ~committed & (logical <= positions[:, None])
         slots = np.full(logical.shape, ZERO_SLOT, dtype=np.int64)
-        slots[committed] = slot.token_slots(logical[committed])
-        depths = np.where(staged, logical - slot.length, 0)
+        slots[committed] = token_slots(blocks, logical[committed])
+        depths = np.where(staged, logical - length, 0)
         slots[staged] = first + np.take_along_axis(paths, depths, axis=1)[staged]
         return slots
 

@@ -6,9 +6,9 @@ import ctypes
 from collections.abc import Sequence
 
 from paceline.verifier.model.batch import ROOT, SessionPlan
-from paceline.verifier.model.blocks import BlockPool, KVSlot
+from paceline.verifier.model.blocks import BlockPool
 from paceline.verifier.model.decoder import DecoderWeights
-from paceline.verifier.model.runner import Runner, Scores
+from paceline.verifier.model.runner import Kept, Runner, Scores, compacted
 from paceline.verifier.native.binding import NativeDecoder
 
 
@@ -32,7 +32,7 @@ class NativeRunner(Runner):
     def block_bytes(self) -> int:
         return self._decoder.block_bytes
 
-    def allocate(self, num_blocks: int) -> None:
+    def allocate(self, num_blocks: int, max_tokens: int | None = None) -> None:
         self.pool = BlockPool(num_blocks)
         self._decoder.allocate(num_blocks)
 
@@ -63,5 +63,6 @@ class NativeRunner(Runner):
         )
         return Scores(logits, best)
 
-    def _move(self, slot: KVSlot, sources: Sequence[int], targets: Sequence[int]) -> None:
-        self._decoder.move(slot.blocks, sources, targets)
+    def _keep(self, kept: Sequence[Kept]) -> None:
+        for slot, sources, targets in compacted(kept):
+            self._decoder.move(slot.blocks, sources, targets)

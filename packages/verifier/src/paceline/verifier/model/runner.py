@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from paceline.verifier.acceptance import RULES
-from paceline.verifier.model.batch import ROOT, SessionPlan, SessionResult, StepPlan, StepResult, TopRows
+from paceline.verifier.model.batch import SessionPlan, SessionResult, StepPlan, StepResult, TopRows
 from paceline.verifier.model.blocks import BlockPool, KVSlot
+from paceline.verifier.sampling import Sampler
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,26 @@ class Scores:
 
     def part(self, first: int, count: int) -> Scores:
         return Scores(self.logits[first : first + count], self.best[first : first + count])
+
+    def pick(self, row: int, sampler: Sampler, position: int) -> int:
+        """The token that the row's own sampler picks after it, at `position`."""
+        return self.best[row][0] if sampler.greedy else sampler.pick(self.logits[row], position)
+
+    def log_probs(self, rows: Sequence[int], count: int) -> list[list[float]]:
+        """Of the `count` best tokens after each of these rows."""
+        logits = self.logits[rows].float()
+        values = torch.gather(logits, 1, torch.tensor([self.best[row][:count] for row in rows], device=logits.device))
+        log_probs: list[list[float]] = (values - torch.logsumexp(logits, dim=-1, keepdim=True)).tolist()
+        return log_probs
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What stays of a session's rows in the last step: `num_chain`, and tree nodes in the order of their path."""
+
+    slot: KVSlot
+    num_chain: int
+    accepted: tuple[int, ...]
 
 
 class Runner(ABC):
@@ -55,8 +76,16 @@ class Runner(ABC):
         """Memory of one block of the cache."""
 
     @abstractmethod
-    def allocate(self, num_blocks: int) -> None:
-        """Makes the cache, empty. Memory is taken as blocks are first written. Raises MemoryError."""
+    def allocate(self, num_blocks: int, max_tokens: int | None = None) -> None:
+        """Makes the cache, empty. On the CPU, memory is taken as blocks are first written.
+
+        Args:
+            num_blocks: of BLOCK_TOKENS tokens, for all sessions.
+            max_tokens: longest context of a session, if not all blocks; for what is prepared by length.
+
+        Raises:
+            MemoryError: the message says what to lower.
+        """
 
     @abstractmethod
     def score(self, sessions: Sequence[SessionPlan], num_best: int) -> Scores:
@@ -67,8 +96,8 @@ class Runner(ABC):
         return self.score(sessions, 1).logits
 
     @abstractmethod
-    def _move(self, slot: KVSlot, sources: Sequence[int], targets: Sequence[int]) -> None:
-        """Copies cache rows of a session from positions to earlier ones, in order."""
+    def _keep(self, kept: Sequence[Kept]) -> None:
+        """Makes what is kept of the last `score` the end of each slot's committed tokens; the rest is forgotten."""
 
     def trim(self) -> None:  # noqa: B027 - not every cache can
         """Gives memory of the cache that nobody uses back to the system."""
@@ -89,38 +118,51 @@ class Runner(ABC):
         first = 0
         for session in plan.sessions:
             if not session.completes:
-                self.commit(session.slot, len(session.chain), ())
                 results.append(SessionResult((), ()))
                 continue
             count = 1 + len(session.tree_tokens)
-            result = self._walk(session, scores.part(first, count))
+            results.append(self._walk(session, scores.part(first, count)))
             first += count
-            self.commit(session.slot, len(session.chain), result.accepted)
-            results.append(result)
+        self._keep(
+            [
+                Kept(session.slot, len(session.chain), result.accepted)
+                for session, result in zip(plan.sessions, results, strict=True)
+            ]
+        )
         return StepResult(tuple(results), time.perf_counter() - started, started)
 
     def commit(self, slot: KVSlot, num_chain: int, accepted: tuple[int, ...]) -> None:
         """Keeps the chain's rows and those of the accepted tree nodes, in path order; forgets the rest."""
-        start = slot.length + num_chain
-        slot.length = start + len(accepted)
-        moved = [(start + node, start + index) for index, node in enumerate(accepted) if node != index]
-        if moved:
-            self._move(slot, [source for source, _ in moved], [target for _, target in moved])
+        self._keep([Kept(slot, num_chain, accepted)])
 
     def _walk(self, session: SessionPlan, scores: Scores) -> SessionResult:
         """Acceptance. scores: of [1 + n] rows, the end of the chain first."""
-        depth_of: dict[int, int] = {ROOT: 0}
-        for node, parent in enumerate(session.tree_parents):
-            depth_of[node] = depth_of[parent] + 1
-        next_position = session.slot.length + len(session.chain)
+        positions = session.pick_positions
 
         def pick(node: int) -> int:
-            if session.sampler.greedy:
-                return scores.best[node + 1][0]
-            return session.sampler.pick(scores.logits[node + 1], next_position + depth_of[node])
+            return scores.pick(node + 1, session.sampler, positions[node + 1])
 
         walk = self._accept(session.tree_tokens, session.tree_parents, pick)
         return SessionResult(walk.tokens, walk.accepted, _top(session, scores, walk.accepted))
+
+
+def compacted(kept: Sequence[Kept]) -> Iterator[tuple[KVSlot, list[int], list[int]]]:
+    """For caches into which a step writes all its rows behind the committed ones: slots with the positions to copy
+    from and, earlier ones, to copy to, in order. Lengthens the slots."""
+    for part in kept:
+        start = part.slot.length + part.num_chain
+        part.slot.length = start + len(part.accepted)
+        moved = [(start + node, start + index) for index, node in enumerate(part.accepted) if node != index]
+        if moved:
+            yield part.slot, [source for source, _ in moved], [target for _, target in moved]
+
+
+def best_first(first: Sequence[int], rows: Sequence[list[int]]) -> list[list[int]]:
+    """See `Scores.best`. Which of several equal ones `topk` takes, and in what order, is not said: `first`, from
+    `argmax`, is the lowest of the greatest. rows: [n][count] by `topk`."""
+    return [
+        [token, *(other for other in row if other != token)][: len(row)] for token, row in zip(first, rows, strict=True)
+    ]
 
 
 def _top(session: SessionPlan, scores: Scores, accepted: tuple[int, ...]) -> TopRows | None:
@@ -130,6 +172,4 @@ def _top(session: SessionPlan, scores: Scores, accepted: tuple[int, ...]) -> Top
     if not session.want_log_probs:
         return TopRows(ids)
     path = [0, *(node + 1 for node in accepted)]
-    logits = scores.logits[path].float()
-    values = torch.gather(logits, 1, torch.tensor([ids[row] for row in path], device=logits.device))
-    return TopRows(ids, (values - torch.logsumexp(logits, dim=-1, keepdim=True)).tolist())
+    return TopRows(ids, scores.log_probs(path, session.top_k))

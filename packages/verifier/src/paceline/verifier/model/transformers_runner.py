@@ -17,7 +17,7 @@ from paceline.verifier.model.batch import SessionPlan
 from paceline.verifier.model.blocks import BlockPool, KVSlot
 from paceline.verifier.model.kv import KVStore, slot_of
 from paceline.verifier.model.linear import MIN_ROWS
-from paceline.verifier.model.runner import Runner, Scores
+from paceline.verifier.model.runner import Kept, Runner, Scores, best_first, compacted
 from paceline.verifier.sampling import Sampler, Sampling
 
 PAD_TOKEN = 0
@@ -58,16 +58,17 @@ class TransformersRunner(Runner):
         self.forward((SessionPlan(slot, (PAD_TOKEN,), True, (), (), Sampler(Sampling())),))
         return self._store.block_bytes
 
-    def allocate(self, num_blocks: int) -> None:
+    def allocate(self, num_blocks: int, max_tokens: int | None = None) -> None:
         self.pool = BlockPool(num_blocks)
         self._store = self._new_store(num_blocks)
 
     @torch.inference_mode()
-    def _move(self, slot: KVSlot, sources: Sequence[int], targets: Sequence[int]) -> None:
-        self._store.move(
-            [slot_of(slot.blocks, position) for position in sources],
-            [slot_of(slot.blocks, position) for position in targets],
-        )
+    def _keep(self, kept: Sequence[Kept]) -> None:
+        for slot, sources, targets in compacted(kept):
+            self._store.move(
+                [slot_of(slot.blocks, position) for position in sources],
+                [slot_of(slot.blocks, position) for position in targets],
+            )
 
     @torch.inference_mode()
     def score(self, sessions: Sequence[SessionPlan], num_best: int) -> Scores:
@@ -130,11 +131,8 @@ class TransformersRunner(Runner):
 
 
 def _best(logits: torch.Tensor, count: int) -> list[list[int]]:
-    """See `Scores.best`. Which of several equal ones `topk` takes is not said: the first comes from `argmax`."""
+    """See `Scores.best`."""
     first: list[int] = torch.argmax(logits, dim=-1).tolist()
     if count <= 1:
         return [[token] for token in first]
-    rows = torch.topk(logits, count, dim=-1).indices.tolist()
-    return [
-        [token, *(other for other in row if other != token)][:count] for token, row in zip(first, rows, strict=True)
-    ]
+    return best_first(first, torch.topk(logits, count, dim=-1).indices.tolist())
