@@ -10,6 +10,7 @@ import structlog
 import torch
 
 from paceline.verifier.model.apart import load_apart
+from paceline.verifier.model.lean_runner import LeanRunner
 from paceline.verifier.model.native_runner import NativeRunner
 from paceline.verifier.model.runner import Runner
 from paceline.verifier.model.target import Target, Unsuited, Wanted, locate, resolve_device, resolve_dtype
@@ -87,7 +88,6 @@ def _load_lean(wanted: Wanted) -> Opened:
     # Only who needs transformers' models in this process shall pay for importing them.
     from paceline.verifier.model.exactness import reference_logits
     from paceline.verifier.model.extract import NotLlamaLike, check_config, extract
-    from paceline.verifier.model.lean_runner import LeanRunner
     from paceline.verifier.model.load import find_target, load_target
 
     found = find_target(wanted)
