@@ -88,6 +88,7 @@ def test_the_best_tokens_are_those_of_the_greatest_logits(family):
     plan = SessionPlan(slot, (tokens[40],), True, tuple(tokens[41:49]), tuple(range(-1, 7)), GREEDY)
     scores = runner.score((plan,), 5)
     assert [row[0] for row in scores.best] == scores.logits.argmax(dim=-1).tolist()
+    assert runner.score((plan,), 5, best_only=True).best == scores.best
     values = torch.gather(scores.logits, 1, torch.tensor(scores.best, device=scores.logits.device))
     assert torch.equal(values, torch.topk(scores.logits, 5, dim=-1).values)
     if runner.kind[1] == "native":  # of equal ones the lowest id comes first

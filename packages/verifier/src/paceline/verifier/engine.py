@@ -226,11 +226,13 @@ class Engine:
         """Times of a step."""
         num_reading = sum(part.session.reading for part in planned)
         between_s = None if self._ended_s is None else max(0.0, result.started_s - self._ended_s)
-        self.times.observe(TimedStep(plan.num_rows, len(planned), num_reading, result.seconds, between_s))
+        served = [part for part in planned if self._hub.serving(part.session)]
+        num_drafted = len(served) if self.pacing.drafting else 0
+        self.times.observe(TimedStep(plan.num_rows, len(planned), num_reading, num_drafted, result.seconds, between_s))
         gap_s = None
         if between_s is not None:
             gap_s = max(0.0, between_s - self._waited_s)
-            if not num_reading and all(self._hub.serving(part.session) for part in planned):
+            if not num_reading and len(served) == len(planned):
                 tokens = sum(len(outcome.tokens) for outcome in result.sessions)
                 self.pacing.observe(len(planned), tokens, between_s + result.seconds)
                 self._hub.hold(not self.pacing.drafting)

@@ -23,6 +23,7 @@ class TimedStep:
         num_rows: of its forward pass.
         num_sessions: that had a part in it.
         num_reading: of those, sessions that were reading their prompt.
+        num_drafted: of those, sessions for which drafters work; 0 while they rest.
         seconds: it took.
         between_s: since the step before ended, the wait for drafts included; None if there was nothing to do meanwhile.
     """
@@ -30,6 +31,7 @@ class TimedStep:
     num_rows: int
     num_sessions: int
     num_reading: int
+    num_drafted: int
     seconds: float
     between_s: float | None
 
@@ -93,8 +95,10 @@ class StepTimes:
         if not step.num_reading:
             nodes, seconds = step.num_rows - step.num_sessions, step.between_s + step.seconds
             self._usual_nodes += ADAPTATION * (nodes - self._usual_nodes)
-            share = nodes / step.num_sessions
-            self._usual_share = share + (1.0 - ADAPTATION) * ((self._usual_share or share) - share)
+            if step.num_drafted:
+                share = nodes / step.num_drafted
+                before = share if self._usual_share is None else self._usual_share
+                self._usual_share = before + ADAPTATION * (share - before)
             self._usual_s += ADAPTATION * (seconds - self._usual_s) if self._usual_s else seconds
 
 

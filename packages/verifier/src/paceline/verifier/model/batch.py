@@ -39,6 +39,11 @@ class SessionPlan:
     want_log_probs: bool = False
 
     @property
+    def needs_logits(self) -> bool:
+        """Whether the best tokens alone don't do."""
+        return self.completes and (self.want_log_probs or not self.sampler.greedy)
+
+    @property
     def num_rows(self) -> int:
         return len(self.chain) + len(self.tree_tokens)
 

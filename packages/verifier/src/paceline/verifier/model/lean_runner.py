@@ -103,7 +103,7 @@ class LeanRunner(Runner):
         return StepResult(tuple(results), time.perf_counter() - started, started)
 
     @torch.inference_mode()
-    def score(self, sessions: Sequence[SessionPlan], num_best: int) -> PickedScores:
+    def score(self, sessions: Sequence[SessionPlan], num_best: int, best_only: bool = False) -> PickedScores:
         step = self._decoder.step(self._shape)
         step.fill([_rows(session) for session in sessions])
         starts = [0]

@@ -39,7 +39,7 @@ class NativeRunner(Runner):
     def trim(self) -> None:
         self._decoder.forget(self.pool.untouched_again())
 
-    def score(self, sessions: Sequence[SessionPlan], num_best: int) -> Scores:
+    def score(self, sessions: Sequence[SessionPlan], num_best: int, best_only: bool = False) -> Scores:
         tokens: list[int] = []
         parents: list[int] = []
         starts = [0]
@@ -60,6 +60,7 @@ class NativeRunner(Runner):
             [session.slot.blocks for session in sessions],
             wanted,
             num_best,
+            best_only,
         )
         return Scores(logits, best)
 

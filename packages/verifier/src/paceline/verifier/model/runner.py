@@ -20,7 +20,7 @@ class Scores:
     """What a forward pass says about the next tokens.
 
     Attributes:
-        logits: [wanted, vocab], any float type.
+        logits: [wanted, vocab], any float type; [wanted, 0] if only the best were asked for.
         best: [wanted][at least 1] tokens of the greatest logits, greatest first, the lowest of equal ones first.
     """
 
@@ -88,8 +88,14 @@ class Runner(ABC):
         """
 
     @abstractmethod
-    def score(self, sessions: Sequence[SessionPlan], num_best: int) -> Scores:
-        """Scores at the end of each complete chain and at each tree node, in order. num_best: 1 or more."""
+    def score(self, sessions: Sequence[SessionPlan], num_best: int, best_only: bool = False) -> Scores:
+        """Scores at the end of each complete chain and at each tree node, in order.
+
+        Args:
+            sessions: their parts of the step.
+            num_best: 1 or more.
+            best_only: nobody will look at the logits; the runner may leave them out.
+        """
 
     def forward(self, sessions: Sequence[SessionPlan]) -> torch.Tensor:
         """The logits of `score` alone."""
@@ -113,7 +119,8 @@ class Runner(ABC):
     def step(self, plan: StepPlan) -> StepResult:
         """One forward pass over all rows of the plan, then acceptance, then the cache is compacted."""
         started = time.perf_counter()
-        scores = self.score(plan.sessions, max(1, max((session.top_k for session in plan.sessions), default=1)))
+        num_best = max(1, max((session.top_k for session in plan.sessions), default=1))
+        scores = self.score(plan.sessions, num_best, not any(session.needs_logits for session in plan.sessions))
         results: list[SessionResult] = []
         first = 0
         for session in plan.sessions:

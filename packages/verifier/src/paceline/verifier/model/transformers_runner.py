@@ -71,7 +71,7 @@ class TransformersRunner(Runner):
             )
 
     @torch.inference_mode()
-    def score(self, sessions: Sequence[SessionPlan], num_best: int) -> Scores:
+    def score(self, sessions: Sequence[SessionPlan], num_best: int, best_only: bool = False) -> Scores:
         ids: list[int] = []
         wanted: list[int] = []
         layouts: list[attention.Layout] = []

@@ -410,7 +410,7 @@ private:
                 multiply_panel(head_, panel, rows, to, Into::STORE, thread);
                 for (int64_t row = 0; row < count; ++row) {
                     const float* logits = to.data + row * PANEL;
-                    std::copy_n(logits, columns, step.logits + row * vocabulary + first);
+                    if (step.logits) std::copy_n(logits, columns, step.logits + row * vocabulary + first);
                     if (num_best) best_[thread * count + row].show(logits, int32_t(first), columns);
                 }
             }

@@ -31,7 +31,7 @@ struct PacelineStep {
     const int32_t* blocks;         // blocks of all sessions, one session after the other
     const int32_t* block_starts;   // [sessions + 1]
     const int32_t* wanted;         // [wanted] rows whose logits are asked for
-    float* logits;                 // [wanted][vocabulary]
+    float* logits;                 // [wanted][vocabulary], or null if only the best are asked for
     int64_t num_best;
     int32_t* best;                 // [wanted][num_best] tokens of the greatest logits, greatest first; ties by id
 };
