@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
+import signal
 import sys
 import time
 
@@ -22,7 +24,9 @@ from paceline.verifier.model.batch import SessionPlan, StepPlan
 from paceline.verifier.model.blocks import BLOCK_TOKENS
 from paceline.verifier.model.engines import open_runner
 from paceline.verifier.model.exactness import disagreement, probe, reference_logits
-from paceline.verifier.model.load import Target, load_target
+from paceline.verifier.model.load import Target, load_target, resolve_device
+from paceline.verifier.model.parallel import Leader, obey
+from paceline.verifier.model.ranks import ALONE, LEADER, Place, Ranks, place_in
 from paceline.verifier.model.runner import Runner
 from paceline.verifier.pacing import NoPacing, Pacing
 from paceline.verifier.sampling import Sampler, Sampling
@@ -48,8 +52,10 @@ MAX_DISAGREEMENT = 0.25  # of the logits' spread, between our attention and tran
 class Verifier:
     """The process: loads the model, keeps the routers told, and ends in order."""
 
-    def __init__(self, settings: VerifierSettings) -> None:
+    def __init__(self, settings: VerifierSettings, place: Place = ALONE) -> None:
         self.settings = settings
+        self._place = place
+        self._ranks: Ranks | None = None
         self.state = VerifierState(settings, settings.verifier_id or f"verifier-{secrets.token_hex(4)}")
         self.server = Server(settings, [SERVICE])
         self._metrics = Metrics()
@@ -64,7 +70,8 @@ class Verifier:
         if settings.metrics_listen:
             self._metrics_server = MetricsServer(settings.metrics_listen, self._metrics.registry)
             log.info("metrics", address=self._metrics_server.address)
-        target, runner, forward_cost = await asyncio.to_thread(prepare, settings)
+        self._ranks = await asyncio.to_thread(join, settings, self._place)
+        target, runner, forward_cost = await asyncio.to_thread(prepare, settings, self._ranks)
         name = settings.model_name or settings.model.removeprefix("package:").rstrip("/").rpartition("/")[2]
         lessons = Lessons(name, target.tokenizer.content_hash, LESSON_TOP_K, settings, self._trainer)
         engine_limits = EngineLimits(
@@ -137,21 +144,36 @@ class Verifier:
         if self.state.loaded is not None:
             await self.state.loaded.lessons.stop()
             await self.state.loaded.engine.stop()
+        if self._ranks is not None:
+            await asyncio.to_thread(self._ranks.leave)
         if self._metrics_server is not None:
             await asyncio.to_thread(self._metrics_server.close)
 
 
-def prepare(settings: VerifierSettings) -> tuple[Target, Runner, ForwardCost]:
-    """Loads the model, checks it against transformers, measures it, probes its exactness. Raises StartupError."""
+def join(settings: VerifierSettings, place: Place) -> Ranks | None:
+    """Meets the other processes of this model, if there are any. Raises StartupError."""
+    return Ranks(place, resolve_device(settings.device, place)) if place.size > 1 else None
+
+
+def load(settings: VerifierSettings, ranks: Ranks | None) -> tuple[Target, Runner, torch.Tensor]:
+    """The model, or this process's share of it, in its engine, and `reference_logits`. Raises StartupError."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
     started = time.perf_counter()
-    target, model = load_target(settings.model, settings.device, settings.dtype, settings.context_length)
-    _ = target.tokenizer.content_hash  # computed now, so that no request waits for it
+    place = ranks.place if ranks else ALONE
+    target, model = load_target(settings.model, settings.device, settings.dtype, settings.context_length, place)
     reference = reference_logits(model)
     runner = open_runner(model, settings.engine)
-    del model
     log.info("model loaded", model=settings.model, seconds=round(time.perf_counter() - started, 1), dtype=target.dtype)
+    return target, runner, reference
+
+
+def prepare(settings: VerifierSettings, ranks: Ranks | None) -> tuple[Target, Runner, ForwardCost]:
+    """Loads the model, checks it against transformers, measures it, probes its exactness. Raises StartupError."""
+    target, runner, reference = load(settings, ranks)
+    _ = target.tokenizer.content_hash  # computed now, so that no request waits for it
+    if ranks is not None:
+        runner = Leader(runner, ranks)
     started = time.perf_counter()
     allocate_cache(runner, target, settings)
     apart = disagreement(runner, reference)
@@ -221,11 +243,29 @@ def measure_runner(runner: Runner) -> ForwardCost:
     return forward_cost
 
 
+def follow(settings: VerifierSettings, place: Place) -> int:
+    """Life of a process of rank 1 or higher: computes its share of what rank 0 serves, and ends when that does."""
+    ranks = join(settings, place)
+    assert ranks is not None
+    for number in (signal.SIGTERM, signal.SIGINT):  # they are for rank 0, which lets running requests finish
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        _, runner, _ = load(settings, ranks)
+        give_back()
+        obey(runner, ranks)
+    finally:
+        ranks.leave()
+    return 0
+
+
 def serve(settings: VerifierSettings) -> int:
     logs.configure(settings.log_level, settings.log_json)
+    place = place_in(os.environ)
+    if place.rank != LEADER:
+        return follow(settings, place)
 
     async def life() -> int:
-        verifier = Verifier(settings)
+        verifier = Verifier(settings, place)
         return await run(verifier.server, verifier.start, verifier.drain, verifier.close)
 
     return asyncio.run(life())

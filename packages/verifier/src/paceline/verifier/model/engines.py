@@ -52,6 +52,8 @@ def open_runner(model: PreTrainedModel, engine: str) -> Runner:
 
 
 def _native(model: PreTrainedModel) -> Runner:
+    if model.tp_size is not None:
+        raise Unsuited(f"it runs in one process, the model is shared out among {model.tp_size}")
     if model.device.type != "cpu":
         raise Unsuited(f"it computes on the CPU, the model is on {model.device}")
     if model.dtype not in (torch.float32, torch.bfloat16):

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from paceline.verifier.model.ranks import ALONE, Place
+from paceline.verifier.model.sharding import sharding
 from paceline.verifier.model.tokenizer import TargetTokenizer
 from paceline.wire.settings import StartupError
 
@@ -31,7 +33,9 @@ class Target:
     device: str
 
 
-def load_target(name: str, device: str, dtype: str, context_length: int) -> tuple[Target, PreTrainedModel]:
+def load_target(
+    name: str, device: str, dtype: str, context_length: int, place: Place = ALONE
+) -> tuple[Target, PreTrainedModel]:
     """Loads model and tokenizer for inference; the model is for an engine (`open_runner`) to take over.
 
     Args:
@@ -39,17 +43,22 @@ def load_target(name: str, device: str, dtype: str, context_length: int) -> tupl
         device: "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:N".
         dtype: "auto" (bfloat16), "float32", "bfloat16" or "float16".
         context_length: most tokens of prompt and answer; 0 takes the model's own.
+        place: which process this is; each of several, who know one another by then, loads its share of the weights.
 
     Raises:
         StartupError: says in one line why not, and what to do.
     """
-    place = resolve_device(device)
+    where_to = resolve_device(device, place)
     kind = resolve_dtype(dtype)
     where, extra = _locate(name)
     try:
         config = AutoConfig.from_pretrained(where, trust_remote_code=False, **extra)
         tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False, **extra)
+        if place.size > 1:
+            extra["distributed_config"] = sharding(name, config, place.size)
         model = AutoModelForCausalLM.from_pretrained(where, dtype=kind, trust_remote_code=False, **extra)
+    except StartupError:
+        raise
     except Exception as error:  # transformers raises many types for what is one thing here
         raise StartupError(_why(name, error)) from error
     if not model._supports_attention_backend:
@@ -65,7 +74,7 @@ def load_target(name: str, device: str, dtype: str, context_length: int) -> tupl
         )
     num_parameters = model.num_parameters()
     try:
-        model = model.eval().requires_grad_(False).to(place)
+        model = model.eval().requires_grad_(False).to(where_to)
     except RuntimeError as error:  # also torch.OutOfMemoryError
         raise StartupError(_why(name, error)) from error
     own_context = int(getattr(config.get_text_config(), "max_position_embeddings", 0) or 0)
@@ -84,23 +93,39 @@ def load_target(name: str, device: str, dtype: str, context_length: int) -> tupl
     return target, model
 
 
-def resolve_device(device: str) -> torch.device:
+def resolve_device(device: str, place: Place = ALONE) -> torch.device:
+    """The device of this process; each of several has a GPU of its own. Raises StartupError. See `load_target`."""
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        place = torch.device(device)
+        found = torch.device(device)
     except RuntimeError:
-        place = torch.device("meta")
-    if place.type not in ("cpu", "cuda"):
+        found = torch.device("meta")
+    if found.type not in ("cpu", "cuda"):
         raise StartupError(f"--device is {device!r}; it must be auto, cpu, cuda or cuda:N")
-    if place.type == "cuda" and not torch.cuda.is_available():
+    if found.type == "cuda" and not torch.cuda.is_available():
         raise StartupError(
             "--device cuda: no usable GPU (no driver, no device, or a CPU build of torch); use --device cpu or install "
             "a CUDA build of torch"
         )
-    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
-        raise StartupError(f"--device {device}: this machine has {torch.cuda.device_count()} GPU(s), counted from 0")
-    return place
+    if place.size > 1:
+        found = _own_device(found, place)
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise StartupError(f"--device {found}: this machine has {torch.cuda.device_count()} GPU(s), counted from 0")
+    return found
+
+
+def _own_device(device: torch.device, place: Place) -> torch.device:
+    if device.index is not None:
+        raise StartupError(f"--device {device}: each of {place.size} processes takes its own GPU; use --device cuda")
+    if device.type == "cuda":
+        return torch.device("cuda", place.local_rank)
+    if torch.accelerator.is_available():
+        raise StartupError(
+            "--device cpu: transformers shares a model out on the GPU of a machine that has one; use --device cuda, or "
+            "hide it with CUDA_VISIBLE_DEVICES="
+        )
+    return device
 
 
 def resolve_dtype(dtype: str) -> torch.dtype:
