@@ -38,6 +38,7 @@ from paceline.wire.version import make_peer
 DEADLINE_S = 60.0
 GONE_S = 10.0  # in which a process notices that the other one is gone
 NUM_TOKENS = 40
+MAX_TRIES = 10
 PROMPT = tuple(make_tokenizer()("to be or not to be")["input_ids"])
 HOT = types_pb2.Sampling(temperature=0.8, seed=11)
 OFF = types_pb2.Speculation(off=True)
@@ -204,17 +205,20 @@ def test_torchrun_starts_a_verifier_with_the_text_of_one_process_whatever_drafte
     expected = text_of_one_process(llama)
     with Verifier(llama, tmp_path, torchrun=True) as verifier:
         stub = verifier.stub()
-        assert "exactness probe: logits don't depend on the step's shape" in verifier.said()
+        assert "exactness probe: logits don't depend on the step's shape" in verifier.said(), verifier.said()
         for sampling in (types_pb2.Sampling(), HOT):
             plain = Answer(stub, sampling=sampling, speculation=OFF)
             assert plain.text == make_tokenizer().decode(plain.ids, skip_special_tokens=True)
             if sampling != HOT:
                 assert plain.ids == expected
             drafter = Drafter(stub, plain.ids)
-            drafted = Answer(stub, sampling=sampling)
+            for _ in range(MAX_TRIES):  # on a busy machine, candidates may seem too dear or come too late for a while
+                drafted = Answer(stub, sampling=sampling)
+                assert (drafted.ids, drafted.text) == (plain.ids, plain.text)
+                if accepted := sum(credit.accepted for credit in drafted.total.drafters):
+                    break
+            assert accepted > 0, verifier.said()
             drafter.leave()
-            assert (drafted.ids, drafted.text) == (plain.ids, plain.text)
-            assert sum(credit.accepted for credit in drafted.total.drafters) > 0
         os.kill(verifier.pid, signal.SIGTERM)
         assert verifier.processes[0].wait(DEADLINE_S) == 0, verifier.said()
         assert "Traceback" not in verifier.said()

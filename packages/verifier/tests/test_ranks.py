@@ -8,8 +8,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
-from paceline.verifier.model.ranks import ALONE, Place, place_in
+from paceline.verifier.model.ranks import ALONE, Place, Ranks, place_in
 from paceline.wire.settings import StartupError
 
 DEADLINE_S = 60.0
@@ -86,3 +87,24 @@ def test_one_that_leaves_while_the_other_means_to_stay_ends_it():
     codes, said = end_of("time.sleep(60 * place.rank)\nranks.leave()")
     assert codes == [0, 1], said
     assert "a process that holds a part of the model has left" in said
+
+
+def test_a_turn_that_fails_in_one_ends_all():
+    codes, said = end_of(
+        """
+with ranks.together():
+    if place.rank == 1:
+        raise MemoryError("no room")
+    ranks.tell(3, list(range(1 << 20)))
+    ranks.hear()
+"""
+    )
+    assert codes == [1, 1], said
+    assert "a step failed" in said
+    assert "MemoryError: no room" in said
+    assert "Traceback" not in said
+
+
+def test_processes_that_can_not_meet_say_where():
+    with pytest.raises(StartupError, match="can't meet at MASTER_ADDR="):
+        Ranks(Place(0, 2, 0), torch.device("cpu"))

@@ -7,8 +7,7 @@ besides is what rank 0 computes, so nothing can drift apart, and no logits or pi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from enum import IntEnum
 
 from paceline.verifier.model.batch import SessionPlan
@@ -31,7 +30,7 @@ class Order(IntEnum):
 class Leader(Runner):
     """The runner of rank 0's share; every other process runs the same on its own (`obey`). See `Runner`.
 
-    A step that fails in one process leaves the others in the middle of it, so it ends them all (`Ranks.fail`).
+    A step that fails ends all processes (`Ranks.together`), where a lone one would only fail its requests.
 
     Args:
         runner: of this process's share of the model.
@@ -52,39 +51,34 @@ class Leader(Runner):
         return self._runner.block_bytes
 
     def allocate(self, num_blocks: int) -> None:
-        with self._together():
+        with self._ranks.together():
             self._ranks.tell(Order.ALLOCATE, [num_blocks])
             self._runner.allocate(num_blocks)
         self.pool = BlockPool(num_blocks)
 
     def score(self, sessions: Sequence[SessionPlan], num_best: int) -> Scores:
-        with self._together():
+        with self._ranks.together():
             self._ranks.tell(Order.SCORE, encode_sessions(sessions))
             return self._runner.score(sessions, num_best)
 
     def _move(self, slot: KVSlot, sources: Sequence[int], targets: Sequence[int]) -> None:
-        with self._together():
+        with self._ranks.together():
             self._ranks.tell(Order.MOVE, encode_moves(slot, sources, targets))
             self._runner._move(slot, sources, targets)
-
-    @contextmanager
-    def _together(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            self._ranks.fail("a step failed; the processes of this model can't go on", error=_line(error))
 
 
 def obey(runner: Runner, ranks: Ranks) -> None:
     """Does what rank 0 says with this process's share of the model, until it says that it ends."""
-    try:
-        while (heard := ranks.hear())[0] != END:
-            _do(runner, *heard)
-    except Exception as error:
-        ranks.fail("a step failed; the processes of this model can't go on", error=_line(error))
+    running = True
+    while running:
+        with ranks.together():
+            running = _do(runner, *ranks.hear())
 
 
-def _do(runner: Runner, order: int, numbers: list[int]) -> None:
+def _do(runner: Runner, order: int, numbers: list[int]) -> bool:
+    """Whether another order comes."""
+    if order == END:
+        return False
     match Order(order):
         case Order.ALLOCATE:
             runner.allocate(numbers[0])
@@ -92,6 +86,7 @@ def _do(runner: Runner, order: int, numbers: list[int]) -> None:
             runner.score(decode_sessions(numbers), 1)
         case Order.MOVE:
             runner._move(*decode_moves(numbers))
+    return True
 
 
 def encode_sessions(sessions: Sequence[SessionPlan]) -> list[int]:
@@ -130,7 +125,3 @@ def decode_moves(numbers: Sequence[int]) -> tuple[KVSlot, list[int], list[int]]:
     """What `encode_moves` was given; of the slot, the block table."""
     count, *rest = numbers
     return KVSlot(blocks=rest[2 * count :]), rest[:count], rest[count : 2 * count]
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import NoReturn
@@ -74,15 +74,11 @@ class Ranks:
         self.place = place
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo",
-            timeout=LOADING,
-            device_id=device if device.type == "cuda" else None,
-        )
+        _meet(device)
         # Orders are numbers in the CPU's memory wherever the model is, so they go by gloo.
         self._orders = dist.new_group(backend="gloo", timeout=EVER)
         self._farewells = dist.new_group(backend="gloo", timeout=EVER)
-        self._telling = threading.Lock()
+        self._turn = threading.Lock()
         self._ending = threading.Lock()
         self._leaving = threading.Event()
         self._leads = False
@@ -97,13 +93,21 @@ class Ranks:
         """For rank 0, once the others are about to listen for orders: `leave` tells them then that it ends."""
         self._leads = True
 
-    def tell(self, order: int, numbers: Sequence[int]) -> None:
-        """Rank 0 says what is to be done next, 1 or higher. Raises RuntimeError if it can't be said to all."""
-        with self._telling:
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """A turn in which all processes do the same. One that fails leaves the others in the middle of it: `fail`."""
+        with self._turn:
             if self._leaving.is_set():
                 raise RuntimeError("this process is leaving the others")
-            self._broadcast([order, len(numbers)])
-            self._broadcast(numbers)
+            try:
+                yield
+            except Exception as error:
+                self.fail("a step failed; the processes of this model can't go on", error=_line(error))
+
+    def tell(self, order: int, numbers: Sequence[int]) -> None:
+        """Rank 0 says what is to be done in this turn, an order of 1 or higher. Raises RuntimeError."""
+        self._broadcast([order, len(numbers)])
+        self._broadcast(numbers)
 
     def hear(self) -> tuple[int, list[int]]:
         """The next order and its numbers, for every process but rank 0; waits for it. Raises RuntimeError."""
@@ -111,8 +115,8 @@ class Ranks:
         return order, self._broadcast([0] * count)
 
     def leave(self) -> None:
-        """Parts in order: says farewell and waits, not for ever, until the others have answered."""
-        with self._telling:
+        """Parts in order, after the turn in progress: says farewell, waits, not for ever, until the others answer."""
+        with self._turn:
             self._leaving.set()
             if self._leads:
                 with suppress(RuntimeError):  # of one that is gone
@@ -121,7 +125,8 @@ class Ranks:
             self._say_farewell(rank)
         for watcher in self._watchers:
             watcher.join(PARTING_S)
-        if not any(watcher.is_alive() for watcher in self._watchers):
+        idle = self._leads or self.place.rank != LEADER  # else rank 0 may be told to stop while a thread of it loads
+        if idle and not any(watcher.is_alive() for watcher in self._watchers):
             dist.destroy_process_group()
 
     def fail(self, why: str, **details: object) -> NoReturn:
@@ -162,3 +167,21 @@ class Ranks:
         if numbers:
             dist.broadcast(values, LEADER, group=self._orders)
         return values.tolist()  # type: ignore[no-any-return]
+
+
+def _meet(device: torch.device) -> None:
+    try:
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            timeout=LOADING,
+            device_id=device if device.type == "cuda" else None,
+        )
+    except (RuntimeError, ValueError) as error:  # ValueError: a variable is missing
+        raise StartupError(
+            f"the processes of this model can't meet at MASTER_ADDR={os.environ.get('MASTER_ADDR', '')} "
+            f"MASTER_PORT={os.environ.get('MASTER_PORT', '')}: {_line(error)}; start them with torchrun"
+        ) from error
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
