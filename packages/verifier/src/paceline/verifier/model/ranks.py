@@ -124,7 +124,7 @@ class Ranks:
         for rank in self._watched:
             self._say_farewell(rank)
         for watcher in self._watchers:
-            watcher.join(PARTING_S)
+            watcher.join(2 * PARTING_S)
         idle = self._leads or self.place.rank != LEADER  # else rank 0 may be told to stop while a thread of it loads
         if idle and not any(watcher.is_alive() for watcher in self._watchers):
             dist.destroy_process_group()
@@ -148,9 +148,9 @@ class Ranks:
         except RuntimeError:
             why = "a process that holds a part of the model is gone; ending, as the others do"
         else:
-            self._say_farewell(rank)  # so that it need not wait for one that stays
-            if self._leaving.wait(PARTING_S):
+            if self._leaving.wait(PARTING_S):  # `leave` answers: who answers has heard all that was said before
                 return
+            self._say_farewell(rank)
             why = "a process that holds a part of the model has left; ending, as the others do"
         with suppress(RuntimeError):
             self.fail(why, gone=rank)
