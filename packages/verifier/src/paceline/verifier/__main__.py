@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
+import signal
 import sys
 import time
+from dataclasses import replace
 
 import structlog
 import torch
@@ -22,8 +25,10 @@ from paceline.verifier.model.batch import SessionPlan, StepPlan
 from paceline.verifier.model.blocks import BLOCK_TOKENS
 from paceline.verifier.model.engines import Opened, open_target
 from paceline.verifier.model.exactness import disagreement, probe
+from paceline.verifier.model.parallel import Leader, obey
+from paceline.verifier.model.ranks import ALONE, LEADER, Place, Ranks, place_in
 from paceline.verifier.model.runner import Runner
-from paceline.verifier.model.target import Target, Wanted
+from paceline.verifier.model.target import Target, Wanted, resolve_device
 from paceline.verifier.pacing import NoPacing, Pacing
 from paceline.verifier.sampling import Sampler, Sampling
 from paceline.verifier.service import Loaded, VerifierService, VerifierState
@@ -49,8 +54,10 @@ MAX_DISAGREEMENT = 0.25  # of the logits' spread, between our attention and tran
 class Verifier:
     """The process: loads the model, keeps the routers told, and ends in order."""
 
-    def __init__(self, settings: VerifierSettings) -> None:
+    def __init__(self, settings: VerifierSettings, place: Place = ALONE) -> None:
         self.settings = settings
+        self._place = place
+        self._ranks: Ranks | None = None
         self.state = VerifierState(settings, settings.verifier_id or f"verifier-{secrets.token_hex(4)}")
         self.server = Server(settings, [SERVICE])
         self._metrics = Metrics()
@@ -65,7 +72,10 @@ class Verifier:
         if settings.metrics_listen:
             self._metrics_server = MetricsServer(settings.metrics_listen, self._metrics.registry)
             log.info("metrics", address=self._metrics_server.address)
-        opened = await load(settings)
+        self._ranks = await asyncio.to_thread(join, settings, self._place)
+        opened = await load(settings, self._place)
+        if self._ranks is not None:
+            opened = replace(opened, runner=Leader(opened.runner, self._ranks))
         forward_cost = await asyncio.to_thread(prepare, opened, settings)
         target, runner = opened.target, opened.runner
         name = settings.model_name or settings.model.removeprefix("package:").rstrip("/").rpartition("/")[2]
@@ -142,16 +152,23 @@ class Verifier:
         if self.state.loaded is not None:
             await self.state.loaded.lessons.stop()
             await self.state.loaded.engine.stop()
+        if self._ranks is not None:
+            await asyncio.to_thread(self._ranks.leave)
         if self._metrics_server is not None:
             await asyncio.to_thread(self._metrics_server.close)
 
 
-async def load(settings: VerifierSettings) -> Opened:
-    """The model in an engine. Raises StartupError."""
+def join(settings: VerifierSettings, place: Place) -> Ranks | None:
+    """Meets the other processes of this model, if there are any. Raises StartupError."""
+    return Ranks(place, resolve_device(settings.device, place)) if place.size > 1 else None
+
+
+async def load(settings: VerifierSettings, place: Place) -> Opened:
+    """The model, or this process's share of it, in an engine. Raises StartupError."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
     started = time.perf_counter()
-    wanted = Wanted(settings.model, settings.device, settings.dtype, settings.context_length)
+    wanted = Wanted(settings.model, settings.device, settings.dtype, settings.context_length, place)
     opened = await open_target(wanted, settings.engine)
     seconds = round(time.perf_counter() - started, 1)
     log.info("model loaded", model=settings.model, seconds=seconds, dtype=opened.target.dtype)
@@ -238,11 +255,29 @@ def measure_runner(runner: Runner) -> ForwardCost:
     return forward_cost
 
 
+def follow(settings: VerifierSettings, place: Place) -> int:
+    """Life of a process of rank 1 or higher: computes its share of what rank 0 serves, and ends when that does."""
+    ranks = join(settings, place)
+    assert ranks is not None
+    for number in (signal.SIGTERM, signal.SIGINT):  # they are for rank 0, which lets running requests finish
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        runner = asyncio.run(load(settings, place)).runner
+        give_back()
+        obey(runner, ranks)
+    finally:
+        ranks.leave()
+    return 0
+
+
 def serve(settings: VerifierSettings) -> int:
     logs.configure(settings.log_level, settings.log_json)
+    place = place_in(os.environ)
+    if place.rank != LEADER:
+        return follow(settings, place)
 
     async def life() -> int:
-        verifier = Verifier(settings)
+        verifier = Verifier(settings, place)
         return await run(verifier.server, verifier.start, verifier.drain, verifier.close)
 
     return asyncio.run(life())

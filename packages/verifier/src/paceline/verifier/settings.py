@@ -20,15 +20,15 @@ class VerifierSettings(ServiceSettings):
     model_name: str = Field(default="", max_length=200)
     """Name that requests use for it; empty takes the last part of --model."""
     device: str = "auto"
-    """auto (CUDA if there is one), cpu, cuda or cuda:N."""
+    """auto (CUDA if there is one), cpu, cuda or cuda:N; under torchrun, each process takes its own GPU."""
     dtype: str = Field(default="auto", pattern="^(auto|float32|bfloat16|float16)$")
     """auto (bfloat16), float32, bfloat16 or float16."""
     engine: str = Field(default=AUTO, pattern=f"^({'|'.join((AUTO, *ENGINES))})$")
     """What runs the model: native (Llama-like decoders on the CPU, needs a C++ compiler), lean (the same decoders on a
     GPU; slow on the CPU), transformers (everything), or auto: the first of these that suits the device."""
     kv_memory_mb: int = Field(default=0, ge=0, le=16_777_216)
-    """Most memory of the key-value cache, in MiB; 0 takes a quarter of what is free, or less if all sessions together
-    can't fill it."""
+    """Most memory of the key-value cache, in MiB, in each process; 0 takes a quarter of what is free, or less if all
+    sessions together can't fill it."""
     context_length: int = Field(default=0, ge=0, le=1_048_576)
     """Most tokens of prompt and answer together; 0 takes the model's own limit."""
     max_sessions: int = Field(default=8, ge=1, le=256)

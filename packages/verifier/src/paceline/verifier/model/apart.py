@@ -37,7 +37,7 @@ async def load_apart(wanted: Wanted, num_threads: int) -> Handover:
     """
     memory = os.memfd_create("paceline-weights")
     try:
-        answer = await _ask_child({"wanted": asdict(wanted), "num_threads": num_threads, "memory": memory}, memory)
+        answer = await _ask_child({"wanted": _told(wanted), "num_threads": num_threads, "memory": memory}, memory)
         if "refused" in answer:
             raise StartupError(answer["refused"])
         if "unsuited" in answer:
@@ -45,6 +45,12 @@ async def load_apart(wanted: Wanted, num_threads: int) -> Handover:
         return await asyncio.to_thread(handover.read, answer, memory)
     finally:
         os.close(memory)
+
+
+def _told(wanted: Wanted) -> dict[str, Any]:
+    told = asdict(wanted)
+    del told["place"]  # of a process that is alone
+    return told
 
 
 async def _ask_child(order: dict[str, Any], memory: int) -> dict[str, Any]:

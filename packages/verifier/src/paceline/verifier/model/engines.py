@@ -53,7 +53,7 @@ async def open_target(wanted: Wanted, engine: str) -> Opened:
             return await ENGINES[engine](wanted)
         except Unsuited as error:
             raise StartupError(f"--engine {engine}: {error}") from error
-    for name in AUTO_ENGINES[resolve_device(wanted.device).type]:
+    for name in AUTO_ENGINES[resolve_device(wanted.device, wanted.place).type]:
         try:
             opened = await ENGINES[name](wanted)
         except Unsuited as error:
@@ -65,9 +65,10 @@ async def open_target(wanted: Wanted, engine: str) -> Opened:
 
 
 async def _native(wanted: Wanted) -> Opened:
-    place, kind = resolve_device(wanted.device), resolve_dtype(wanted.dtype)
-    if place.type != "cpu":
-        raise Unsuited(f"it computes on the CPU, the model is for {place}")
+    device, kind = resolve_device(wanted.device, wanted.place), resolve_dtype(wanted.dtype)
+    _check_alone(wanted)
+    if device.type != "cpu":
+        raise Unsuited(f"it computes on the CPU, the model is for {device}")
     if kind not in (torch.float32, torch.bfloat16):
         raise Unsuited(f"it computes with float32 and bfloat16 weights, these are {kind}")
     num_threads = torch.get_num_threads()
@@ -80,7 +81,13 @@ async def _native(wanted: Wanted) -> Opened:
     return Opened(handed.target, runner, handed.reference)
 
 
+def _check_alone(wanted: Wanted) -> None:
+    if wanted.place.size > 1:
+        raise Unsuited(f"it runs in one process, the model is shared out among {wanted.place.size}")
+
+
 async def _lean(wanted: Wanted) -> Opened:
+    _check_alone(wanted)
     return await asyncio.to_thread(_load_lean, wanted)
 
 

@@ -11,22 +11,30 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from paceline.verifier.model.sharding import join_shares, local
+
 MIN_ROWS = 2  # one row alone takes a matrix-vector kernel with another order of summation
 PACKED_DTYPES = (torch.float32, torch.bfloat16)
 
 
-class PackedLinear(nn.Module):
-    """`nn.Linear` for inference on the CPU with its weight prepacked by oneDNN. Input [..., in], output [..., out]."""
+class PackedLinear(nn.Linear):
+    """`nn.Linear` for inference on the CPU with its weight prepacked by oneDNN. Input [..., in], output [..., out].
+
+    Of a layer that is shared out among processes it computes this process's share, with its share of the weight.
+    """
+
+    weight: None  # type: ignore[assignment]
 
     def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
+        nn.Module.__init__(self)  # there is no weight of its own to make
         self.in_features = linear.in_features
         self.out_features = linear.out_features
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
-        self._bias = None if linear.bias is None else linear.bias.detach()
+        self.register_parameter("weight", None)
+        self.register_parameter("bias", linear.bias)
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(local(linear.weight.detach()).contiguous())
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        output: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, self._packed, self._bias, "none", [], "")
+        output: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, self._packed, self.bias, "none", [], "")
         return output
 
 
@@ -36,9 +44,10 @@ def pack_linears(model: nn.Module) -> int:
     Subclasses of `nn.Linear` (quantized layers and the like) do something of their own and stay as they are.
     """
     count = 0
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child) is nn.Linear and child.weight.dtype in PACKED_DTYPES and child.weight.device.type == "cpu":
-                setattr(parent, name, PackedLinear(child))
-                count += 1
+    for name, child in list(model.named_modules()):
+        if type(child) is nn.Linear and child.weight.dtype in PACKED_DTYPES and child.weight.device.type == "cpu":
+            packed = PackedLinear(child)
+            join_shares(model, name, child, packed)
+            model.set_submodule(name, packed)
+            count += 1
     return count

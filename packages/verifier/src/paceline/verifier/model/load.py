@@ -12,6 +12,7 @@ from typing import Any
 
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
+from paceline.verifier.model.sharding import sharding
 from paceline.verifier.model.target import Target, Wanted, locate, resolve_device, resolve_dtype
 from paceline.verifier.model.tokenizer import TargetTokenizer
 from paceline.wire.settings import StartupError
@@ -61,10 +62,13 @@ def load_target(wanted: Wanted, found: Found) -> tuple[Target, PreTrainedModel]:
     Raises:
         StartupError: says in one line why not, and what to do.
     """
-    name, place = wanted.name, resolve_device(wanted.device)
+    name, place = wanted.name, wanted.place
+    device = resolve_device(wanted.device, place)
     source = {"trust_remote_code": False, **found.extra}
+    if place.size > 1:
+        source["distributed_config"] = sharding(name, found.config, place.size)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(found.where, **source)
+        tokenizer = AutoTokenizer.from_pretrained(found.where, trust_remote_code=False, **found.extra)
         model = AutoModelForCausalLM.from_pretrained(
             found.where, config=found.config, dtype=resolve_dtype(wanted.dtype), **source
         )
@@ -77,7 +81,7 @@ def load_target(wanted: Wanted, found: Found) -> tuple[Target, PreTrainedModel]:
         )
     num_parameters = model.num_parameters()
     try:
-        model = model.eval().requires_grad_(False).to(place)
+        model = model.eval().requires_grad_(False).to(device)
     except RuntimeError as error:  # also torch.OutOfMemoryError
         raise StartupError(_why(name, error)) from error
     target = Target(

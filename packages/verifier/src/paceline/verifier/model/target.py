@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from paceline.verifier.model.ranks import ALONE, Place
 from paceline.verifier.model.tokenizer import TargetTokenizer
 from paceline.wire.settings import StartupError
 
@@ -24,12 +25,14 @@ class Wanted:
         device: "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:N".
         dtype: "auto" (bfloat16), "float32", "bfloat16" or "float16".
         context_length: most tokens of prompt and answer; 0 takes the model's own.
+        place: which process this is; each of several, who know one another by then, loads its share of the weights.
     """
 
     name: str
     device: str = "auto"
     dtype: str = "auto"
     context_length: int = 0
+    place: Place = ALONE
 
 
 class Unsuited(Exception):
@@ -74,23 +77,39 @@ def locate(name: str) -> tuple[str, dict[str, Any]]:
     return str(path.parent), {"gguf_file": path.name}
 
 
-def resolve_device(device: str) -> torch.device:
+def resolve_device(device: str, place: Place = ALONE) -> torch.device:
+    """The device of this process; each of several has a GPU of its own. Raises StartupError."""
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        place = torch.device(device)
+        found = torch.device(device)
     except RuntimeError:
-        place = torch.device("meta")
-    if place.type not in ("cpu", "cuda"):
+        found = torch.device("meta")
+    if found.type not in ("cpu", "cuda"):
         raise StartupError(f"--device is {device!r}; it must be auto, cpu, cuda or cuda:N")
-    if place.type == "cuda" and not torch.cuda.is_available():
+    if found.type == "cuda" and not torch.cuda.is_available():
         raise StartupError(
             "--device cuda: no usable GPU (no driver, no device, or a CPU build of torch); use --device cpu or install "
             "a CUDA build of torch"
         )
-    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
-        raise StartupError(f"--device {device}: this machine has {torch.cuda.device_count()} GPU(s), counted from 0")
-    return place
+    if place.size > 1:
+        found = _own_device(found, place)
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise StartupError(f"--device {found}: this machine has {torch.cuda.device_count()} GPU(s), counted from 0")
+    return found
+
+
+def _own_device(device: torch.device, place: Place) -> torch.device:
+    if device.index is not None:
+        raise StartupError(f"--device {device}: each of {place.size} processes takes its own GPU; use --device cuda")
+    if device.type == "cuda":
+        return torch.device("cuda", place.local_rank)
+    if torch.accelerator.is_available():
+        raise StartupError(
+            "--device cpu: transformers shares a model out on the GPU of a machine that has one; use --device cuda, or "
+            "hide it with CUDA_VISIBLE_DEVICES="
+        )
+    return device
 
 
 def resolve_dtype(dtype: str) -> torch.dtype:
