@@ -250,7 +250,7 @@ def test_what_one_tenant_was_told_helps_that_tenant_and_no_other(shared: Stack) 
     first = accepted("alice")
     again = accepted("alice")
     stranger = accepted("bob")
-    assert again > 100, "the same answer again is drafted from memory"
+    assert again > 90, "the same answer again is drafted from memory"
     # Without memory a session drafts from its own text alone, as Alice's first did; timing moves it a little.
     assert first < 80
     assert stranger < 80

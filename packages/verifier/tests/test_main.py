@@ -105,6 +105,11 @@ def loading(folder: Path, log: Path) -> tuple[subprocess.Popen[bytes], int]:
     return verifier, loader_of(verifier)
 
 
+def said(log: Path) -> list[str]:
+    """Its lines, but for the one of a first start on this machine."""
+    return [line for line in log.read_text().splitlines() if "compiling the native decoder" not in line]
+
+
 def test_told_to_stop_while_it_loads_it_ends_at_once_and_so_does_the_loading(folder, tmp_path):
     verifier, loader = loading(folder, tmp_path / "log")
     try:
@@ -112,7 +117,7 @@ def test_told_to_stop_while_it_loads_it_ends_at_once_and_so_does_the_loading(fol
         verifier.send_signal(signal.SIGTERM)
         assert verifier.wait(DEADLINE_S) == 0
         wait_gone(loader)
-        assert (tmp_path / "log").read_text() == ""
+        assert said(tmp_path / "log") == []
     finally:
         verifier.kill()
         verifier.wait()
@@ -122,9 +127,8 @@ def test_a_loader_that_is_killed_is_one_line_and_exit_code_1(folder, tmp_path):
     verifier, loader = loading(folder, tmp_path / "log")
     os.kill(loader, signal.SIGKILL)
     assert verifier.wait(DEADLINE_S) == 1
-    lines = (tmp_path / "log").read_text().splitlines()
-    assert len(lines) == 1
-    assert lines[0].startswith(f"paceline-verifier: --model {folder}: the process that loads it was killed")
+    (line,) = said(tmp_path / "log")
+    assert line.startswith(f"paceline-verifier: --model {folder}: the process that loads it was killed")
 
 
 def test_version_and_settings_out_of_bounds(capsys):
