@@ -38,6 +38,16 @@ def test_time_between_steps_is_learnt_and_makes_candidates_cheaper():
     assert times.least_value < least
 
 
+def test_what_a_step_did_is_worth_what_plain_passes_would_take():
+    times = step_times()
+    assert times.plain_seconds(1, 1, 0) == 0.010
+    assert times.plain_seconds(8, 20, 0) == pytest.approx(0.012 * 20 / 8)
+    assert times.plain_seconds(1, 3, 63) == pytest.approx(0.060 + 2 * 0.010)
+    for _ in range(100):
+        times.observe(TimedStep(64, 2, 1, 0, 0.120, None))
+    assert times.plain_seconds(1, 3, 63) == pytest.approx(0.120 + 2 * 0.010, rel=0.01)
+
+
 def test_drafters_are_told_of_some_more_candidates_than_usually_pay():
     times = step_times()
     assert times.draft_nodes(32) == 32  # nothing is known yet

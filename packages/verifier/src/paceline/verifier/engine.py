@@ -224,17 +224,21 @@ class Engine:
 
     def _observe(self, planned: list[_Planned], plan: StepPlan, result: StepResult) -> None:
         """Times of a step."""
-        num_reading = sum(part.session.reading for part in planned)
+        reading = [rows for part, rows in zip(planned, plan.sessions, strict=True) if part.session.reading]
+        num_decoding = len(planned) - len(reading)
         between_s = None if self._ended_s is None else max(0.0, result.started_s - self._ended_s)
         served = [part for part in planned if self._hub.serving(part.session)]
         num_drafted = len(served) if self.pacing.drafting else 0
-        self.times.observe(TimedStep(plan.num_rows, len(planned), num_reading, num_drafted, result.seconds, between_s))
+        self.times.observe(TimedStep(plan.num_rows, len(planned), len(reading), num_drafted, result.seconds, between_s))
         gap_s = None
         if between_s is not None:
             gap_s = max(0.0, between_s - self._waited_s)
-            if not num_reading and len(served) == len(planned):
-                tokens = sum(len(outcome.tokens) for outcome in result.sessions)
-                self.pacing.observe(len(planned), tokens, between_s + result.seconds)
+            if num_decoding and len(served) == len(planned):
+                num_tokens = sum(len(outcome.tokens) for outcome in result.sessions)
+                first_tokens = sum(rows.completes for rows in reading)  # of sessions that are through with their prompt
+                prompt_rows = sum(rows.num_rows for rows in reading)
+                done_s = self.times.plain_seconds(num_decoding, num_tokens - first_tokens, prompt_rows)
+                self.pacing.observe(len(planned), done_s, between_s + result.seconds)
                 self._hub.hold(not self.pacing.drafting)
         self._ended_s = result.started_s + result.seconds
         self.metrics.stepped(result.seconds, plan.num_rows, gap_s, self._waited_s)

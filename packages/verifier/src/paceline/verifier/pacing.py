@@ -1,9 +1,9 @@
 """Whether drafting pays at all, measured: drafters cost more than the rows they fill.
 
 A drafter on the same machine takes processor time from the model, messages take the event loop's, and waiting takes
-everybody's. No model of costs knows all that, so the verifier looks: for each size of the batch it compares the tokens
-per second of stretches with drafting and of stretches without, does what is better, and tries the other again now and
-then: soon at first, when little is known, and ever less often. Until it has seen both it goes by the cost of rows.
+everybody's. No model of costs knows all that, so the verifier looks: for each size of the batch it compares how much
+stretches with drafting get done in a second, and stretches without; does what is better, and tries the other again now
+and then: soon at first, when little is known, and ever less often. Until it has seen both it goes by the cost of rows.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from dataclasses import dataclass, field
 STRETCH_STEPS = 12
 SETTLING_STEPS = 2  # at the beginning of a stretch drafts are not there yet, or still are
 TRIAL_EVERY = 32  # stretches; a trial of the worse way costs its loss, divided by this
-MARGIN = 1.03  # resting must be so much faster: tokens per second vary from stretch to stretch
+MARGIN = 1.03  # resting must be so much faster: rates vary from stretch to stretch
 MEMORY = 0.25  # weight of the latest stretch
-FIRST_TRIAL = 3  # stretches until the first trial; then twice as many each time
-HOPED_RIGHT = 0.5  # of candidates, one a session: what drafting can be expected to bring before it is known
+FIRST_TRIAL = 2  # stretches until the first trial; then twice as many each time
+HOPED_RIGHT = 0.4  # of candidates, one a session: what drafting can be expected to bring before it is known
 
 
 @dataclass(slots=True)
 class _Record:
     """Of one way at one size of the batch."""
 
-    rate: float = 0.0  # tokens per second
+    rate: float = 0.0  # seconds of plain passes, got done in a second
     stretches: int = 0
 
     def add(self, rate: float) -> None:
@@ -39,21 +39,21 @@ class _Size:
     hopeful: bool  # whether to draft while only one way is known
     drafting: bool
     steps: int = 0
-    tokens: int = 0
+    done_s: float = 0.0
     seconds: float = 0.0
     drafted: _Record = field(default_factory=_Record)
     rested: _Record = field(default_factory=_Record)
     since_trial: int = 0
     trial_every: int = FIRST_TRIAL
 
-    def add(self, tokens: int, seconds: float) -> None:
+    def add(self, done_s: float, seconds: float) -> None:
         self.steps += 1
-        self.tokens += tokens
+        self.done_s += done_s
         self.seconds += seconds
         if self.steps == STRETCH_STEPS:
-            (self.drafted if self.drafting else self.rested).add(self.tokens / max(self.seconds, 1e-9))
-            self.steps = self.tokens = 0
-            self.seconds = 0.0
+            (self.drafted if self.drafting else self.rested).add(self.done_s / max(self.seconds, 1e-9))
+            self.steps = 0
+            self.done_s = self.seconds = 0.0
             self.drafting = self._next_way()
 
     def _next_way(self) -> bool:
@@ -84,9 +84,9 @@ class Pacing:
         self._last = 0  # size of the step before
         self._settling = 0
 
-    def observe(self, num_sessions: int, tokens: int, seconds: float) -> None:
-        """A step of sessions that were all decoding committed so many tokens, and took so long, with all that lay
-        between it and the step before."""
+    def observe(self, num_sessions: int, done_s: float, seconds: float) -> None:
+        """A step of so many sessions, all with drafters, did what takes `done_s` in passes without candidates, and took
+        so long, with all that lay between it and the step before."""
         number = num_sessions.bit_length()
         size = self._sizes.get(number)
         if size is None:
@@ -94,7 +94,7 @@ class Pacing:
             size = self._sizes[number] = _Size(hopeful, hopeful)
         way = self.drafting
         if num_sessions > 1 and number == self._last and self._settling == 0 and size.drafting == way:
-            size.add(tokens, seconds)
+            size.add(done_s, seconds)
         self._settling = max(0, self._settling - 1)
         self._last = number
         if size.drafting != way:
@@ -113,5 +113,5 @@ class NoPacing(Pacing):
     def __init__(self) -> None:
         super().__init__(lambda num_rows: 1.0)
 
-    def observe(self, num_sessions: int, tokens: int, seconds: float) -> None:
+    def observe(self, num_sessions: int, done_s: float, seconds: float) -> None:
         """Looks at nothing."""

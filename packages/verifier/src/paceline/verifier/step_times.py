@@ -59,6 +59,12 @@ class StepTimes:
         """The same for a step that reads a part of a prompt beside other sessions' rows."""
         return (self.cost.seconds(num_rows) + self._between_s) * self._reading_error
 
+    def plain_seconds(self, num_decoding: int, num_tokens: int, prompt_rows: int) -> float:
+        """What passes without candidates would take for a step that brought sessions so many tokens, and read so many
+        of other sessions' prompts besides. num_decoding: 1 or more."""
+        first_s = self.cost.seconds(num_decoding + prompt_rows) * (self._reading_error if prompt_rows else 1.0)
+        return first_s + (num_tokens - num_decoding) / num_decoding * self.cost.seconds(num_decoding)
+
     @property
     def least_value(self) -> float:
         """Tokens that a candidate must promise: less can't pay, whatever else the step does."""
