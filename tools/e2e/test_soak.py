@@ -117,7 +117,7 @@ def weights_mb(verifier: Service) -> float:
     return model.num_parameters * {"float32": 4, "bfloat16": 2}[model.dtype] / MIB
 
 
-def test_slots_and_memory_come_back(stack: Stack) -> None:
+def test_slots_and_memory_come_back(stack: Stack, capsys: pytest.CaptureFixture[str]) -> None:
     verifier, router = stack.services["verifier"], stack.services["router"].address
     asyncio.run(ask_many(router, WARM_UP, seed=1))
     filled = filled_mb(asyncio.run(at_rest(verifier)))
@@ -128,15 +128,17 @@ def test_slots_and_memory_come_back(stack: Stack) -> None:
     weights = weights_mb(verifier)
     grown = {name: resident - before[name] for name, resident in after.items()}
     grown["verifier"] -= filled_mb(metrics) - filled
-    print(
-        f"\n{REQUESTS} requests: {counts.finished} finished, {counts.cancelled} cancelled; "
-        f"{metrics['paceline:num_preemptions_total']:.0f} preemptions, {metrics['paceline:step_failures_total']:.0f} "
-        f"failed steps; cache held {metrics['paceline:kv_cache_usage_perc']:.0%}, remembered "
-        f"{metrics['paceline:kv_cache_remembered_perc']:.0%}\n"
-        + "".join(f"{name}: {before[name]:.0f} MiB before, {after[name]:.0f} MiB after\n" for name in after)
-        + f"verifier: weights {weights:.0f} + cache {KV_MB} + {after['verifier'] - weights - KV_MB:.0f} MiB, "
-        f"{grown['verifier']:.0f} more than before beside the cache"
-    )
+    with capsys.disabled():  # the figures are for everybody to see
+        print(
+            f"\n{REQUESTS} requests: {counts.finished} finished, {counts.cancelled} cancelled; "
+            f"{metrics['paceline:num_preemptions_total']:.0f} preemptions, "
+            f"{metrics['paceline:step_failures_total']:.0f} failed steps; "
+            f"cache held {metrics['paceline:kv_cache_usage_perc']:.0%}, "
+            f"remembered {metrics['paceline:kv_cache_remembered_perc']:.0%}\n"
+            + "".join(f"{name}: {before[name]:.0f} MiB before, {after[name]:.0f} MiB after\n" for name in after)
+            + f"verifier: weights {weights:.0f} + cache {KV_MB} + {after['verifier'] - weights - KV_MB:.0f} MiB, "
+            f"{grown['verifier']:.0f} more than before beside the cache"
+        )
     assert counts.finished + counts.cancelled == REQUESTS
     assert min(counts.finished, counts.cancelled) > REQUESTS // 10
     assert metrics["paceline:step_failures_total"] == 0.0
