@@ -250,9 +250,10 @@ def test_what_one_tenant_was_told_helps_that_tenant_and_no_other(shared: Stack) 
     first = accepted("alice")
     again = accepted("alice")
     stranger = accepted("bob")
-    # Without memory a session drafts from its own text alone. How many drafts come in time depends on the machine.
-    assert again - first > 30, "the same answer again is drafted from memory"
-    assert again - stranger > 30, "nobody else's is"
+    assert again > 100, "the same answer again is drafted from memory"
+    # Without memory a session drafts from its own text alone, as Alice's first did; timing moves it a little.
+    assert first < 80
+    assert stranger < 80
 
 
 def test_a_client_that_leaves_frees_its_place(shared: Stack) -> None:

@@ -66,7 +66,6 @@ class Desk:
     def draft(self) -> Draft:
         draft = self.sessions.next_draft()
         assert draft is not None
-        self.sessions.learn()
         return draft
 
 

@@ -18,7 +18,7 @@ def step_times(kind: type[StepTimes] = StepTimes) -> StepTimes:
 
 
 def decoding(rows: int, seconds: float, between_s: float | None = 0.002, sessions: int = 1) -> TimedStep:
-    return TimedStep(rows, sessions, 0, sessions, seconds, between_s)
+    return TimedStep(rows, sessions, 0, seconds, between_s)
 
 
 def test_before_anything_is_known_a_step_takes_what_its_forward_pass_does():
@@ -44,7 +44,7 @@ def test_what_a_step_did_is_worth_what_plain_passes_would_take():
     assert times.plain_seconds(8, 20, 0) == pytest.approx(0.012 * 20 / 8)
     assert times.plain_seconds(1, 3, 63) == pytest.approx(0.060 + 2 * 0.010)
     for _ in range(100):
-        times.observe(TimedStep(64, 2, 1, 0, 0.120, None))
+        times.observe(TimedStep(64, 2, 1, 0.120, None))
     assert times.plain_seconds(1, 3, 63) == pytest.approx(0.120 + 2 * 0.010, rel=0.01)
 
 
@@ -56,7 +56,7 @@ def test_drafters_are_told_of_some_more_candidates_than_usually_pay():
     assert times.draft_nodes(32) == 8
     assert times.draft_nodes(5) == 5
     for _ in range(200):
-        times.observe(TimedStep(4, 4, 0, 0, 0.011, 0.001))
+        times.observe(TimedStep(4, 4, 0, 0.011, 0.001))
     assert times.draft_nodes(32) == 8  # sessions without drafters say nothing
     assert step_times(Regardless).draft_nodes(32) == 32
 
@@ -73,17 +73,17 @@ def test_a_pause_of_the_service_is_no_time_between_steps():
 def test_steps_that_read_a_prompt_move_only_the_time_of_such_steps():
     times = step_times()
     for _ in range(100):
-        times.observe(TimedStep(64, 2, 1, 0, 0.120, None))
+        times.observe(TimedStep(64, 2, 1, 0.120, None))
     assert times.reading_seconds(64) == pytest.approx(0.120, rel=0.01)
     assert times.seconds(64) == 0.060
     for _ in range(100):
-        times.observe(TimedStep(64, 2, 1, 0, 60.0, None))
+        times.observe(TimedStep(64, 2, 1, 60.0, None))
     assert times.reading_seconds(64) <= MAX_READING_ERROR * 0.060 + 1e-9
 
 
 def test_a_prompt_that_is_read_alone_teaches_nothing():
     times = step_times()
-    times.observe(TimedStep(64, 1, 1, 0, 5.0, None))
+    times.observe(TimedStep(64, 1, 1, 5.0, None))
     assert times.reading_seconds(64) == times.seconds(64) == 0.060
 
 

@@ -212,7 +212,6 @@ class _Stream:
             draft = self.sessions.next_draft()
             if draft is not None:
                 await self._call.write(convert.draft_message(draft))
-                self.sessions.learn()
 
     async def _sleep(self, timeout_s: float | None) -> None:
         try:

@@ -101,7 +101,6 @@ class Sessions:
         self._sessions: dict[int, _Session] = {}
         self._due: dict[int, None] = {}  # in the order in which they became due: nobody is served twice before others
         self._live_tokens = 0
-        self._resolved: list[tuple[list[Candidates], list[int]]] = []  # drafts, and how the text went on
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -164,7 +163,6 @@ class Sessions:
         if session is None:
             return
         self._resolve(session)
-        self.learn()
         if session.remembers:
             for proposer in session.proposers:
                 proposer.end()
@@ -179,10 +177,7 @@ class Sessions:
         return session
 
     def next_draft(self) -> Draft | None:
-        """A draft for the session that has been due longest, None if none is. It may be an empty tree.
-
-        The verifier waits for it: what can be done later is done in `learn`.
-        """
+        """A draft for the session that has been due longest, None if none is. It may be an empty tree."""
         if not self._due:
             return None
         session_id = next(iter(self._due))
@@ -202,17 +197,11 @@ class Sessions:
         return Draft(anchor, tree, int((self._clock() - started) * 1e6))
 
     def _resolve(self, session: _Session) -> None:
-        """Notes what came of the last draft."""
+        """Tells the calibrations what came of the last draft."""
         followed = session.context.tokens[session.proposed_at :] if session.proposed else []
         if followed:
-            self._resolved.append((session.proposed, followed))
-
-    def learn(self) -> None:
-        """Tells the calibrations what came of earlier drafts; when a draft has been sent, or there is time."""
-        for proposed, followed in self._resolved:
-            for calibration, tree in zip(self._calibrations, proposed, strict=True):
+            for calibration, tree in zip(self._calibrations, session.proposed, strict=True):
                 calibration.resolve(tree, followed)
-        self._resolved.clear()
 
     def _has_room(self, num_tokens: int, length: int) -> bool:
         return length <= MAX_CONTEXT_TOKENS and self._live_tokens + num_tokens <= MAX_LIVE_TOKENS

@@ -228,8 +228,7 @@ class Engine:
         num_decoding = len(planned) - len(reading)
         between_s = None if self._ended_s is None else max(0.0, result.started_s - self._ended_s)
         served = [part for part in planned if self._hub.serving(part.session)]
-        num_drafted = len(served) if self.pacing.drafting else 0
-        self.times.observe(TimedStep(plan.num_rows, len(planned), len(reading), num_drafted, result.seconds, between_s))
+        self.times.observe(TimedStep(plan.num_rows, len(planned), len(reading), result.seconds, between_s))
         gap_s = None
         if between_s is not None:
             gap_s = max(0.0, between_s - self._waited_s)
@@ -262,7 +261,6 @@ class Engine:
                 self._admitted(session)
             session.reading = True
             self._running[session.session_id] = session
-            session.draft_nodes = self.times.draft_nodes(self._limits.max_nodes)
             self._hub.engage(session)
 
     def _admitted(self, session: Session) -> None:

@@ -278,7 +278,7 @@ class DrafterLink:
         return messages
 
     def _nodes(self, session: Session) -> int:
-        return min(bound for bound in (self._max_nodes, session.speculation.max_nodes, session.draft_nodes) if bound)
+        return min(self._max_nodes, session.speculation.max_nodes or self._max_nodes)
 
     def _commit_message(self, session: Session, update: _Update) -> drafting_pb2.Commit:
         commit = drafting_pb2.Commit(

@@ -130,7 +130,6 @@ class Session:
         self.trie = CandidateTrie(max_trie_nodes, max_trie_nodes // 4)
         self.sampler = Sampler(request.sampling)
         self.slot: KVSlot | None = None
-        self.draft_nodes = 0  # candidates that drafters are told to be worth drafting; 0: as many as there may be
         self.finish: Finish | None = None
         self.cancelled = False
         self.reading = True  # the prompt, or after a preemption all there is so far

@@ -11,8 +11,6 @@ from paceline.verifier.waiting import MAX_WAIT_S
 ADAPTATION = 0.05
 READING_ADAPTATION = 0.2
 MAX_READING_ERROR = 4.0
-SPARE = 2.0  # candidates drafted for each that is usually verified
-SPARE_NODES = 6  # and so many in any case: what pays can grow
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +21,6 @@ class TimedStep:
         num_rows: of its forward pass.
         num_sessions: that had a part in it.
         num_reading: of those, sessions that were reading their prompt.
-        num_drafted: of those, sessions for which drafters work; 0 while they rest.
         seconds: it took.
         between_s: since the step before ended, the wait for drafts included; None if there was nothing to do meanwhile.
     """
@@ -31,7 +28,6 @@ class TimedStep:
     num_rows: int
     num_sessions: int
     num_reading: int
-    num_drafted: int
     seconds: float
     between_s: float | None
 
@@ -48,7 +44,6 @@ class StepTimes:
         self._between_s = 0.0
         self._usual_s = 0.0  # from a step to the next, while no prompt is read; 0 is not known
         self._usual_nodes = 0.0  # candidates of a step, while no prompt is read
-        self._usual_share: float | None = None  # of one session in them
         self._reading_error = 1.0  # of the cost, for steps that read a prompt beside others
 
     def seconds(self, num_rows: int) -> float:
@@ -80,13 +75,6 @@ class StepTimes:
         """Candidates of a step while no prompt is read, rounded up."""
         return math.ceil(self._usual_nodes)
 
-    def draft_nodes(self, max_nodes: int) -> int:
-        """Candidates of a session that are worth drafting: some more than usually pay, since which ones is not known
-        beforehand. At most `max_nodes`, and that many while nothing is known."""
-        if self._usual_share is None:
-            return max_nodes
-        return min(max_nodes, SPARE_NODES + math.ceil(SPARE * self._usual_share))
-
     def observe(self, step: TimedStep) -> None:
         """Learns from a step."""
         if not step.num_reading:
@@ -101,10 +89,6 @@ class StepTimes:
         if not step.num_reading:
             nodes, seconds = step.num_rows - step.num_sessions, step.between_s + step.seconds
             self._usual_nodes += ADAPTATION * (nodes - self._usual_nodes)
-            if step.num_drafted:
-                share = nodes / step.num_drafted
-                before = share if self._usual_share is None else self._usual_share
-                self._usual_share = before + ADAPTATION * (share - before)
             self._usual_s += ADAPTATION * (seconds - self._usual_s) if self._usual_s else seconds
 
 
@@ -120,7 +104,3 @@ class Regardless(StepTimes):
     def least_value(self) -> float:
         """Every candidate pays."""
         return 0.0
-
-    def draft_nodes(self, max_nodes: int) -> int:
-        """As many as there may be."""
-        return max_nodes
