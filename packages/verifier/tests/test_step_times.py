@@ -48,19 +48,6 @@ def test_what_a_step_did_is_worth_what_plain_passes_would_take():
     assert times.plain_seconds(1, 3, 63) == pytest.approx(0.120 + 2 * 0.010, rel=0.01)
 
 
-def test_drafters_are_told_of_some_more_candidates_than_usually_pay():
-    times = step_times()
-    assert times.draft_nodes(32) == 32  # nothing is known yet
-    for _ in range(200):
-        times.observe(decoding(8, 0.012, sessions=4))
-    assert times.draft_nodes(32) == 8
-    assert times.draft_nodes(5) == 5
-    for _ in range(200):
-        times.observe(TimedStep(4, 4, 0, 0.011, 0.001))
-    assert times.draft_nodes(32) == 8  # sessions without drafters say nothing
-    assert step_times(Regardless).draft_nodes(32) == 32
-
-
 def test_a_pause_of_the_service_is_no_time_between_steps():
     times = step_times()
     times.observe(decoding(1, 0.010, between_s=None))

@@ -63,10 +63,11 @@ class ScopeBounds:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How large a tree may be."""
+    """How large a tree may be. A node whose path is less likely than `least_value` is not worth verifying."""
 
     max_nodes: int
     max_depth: int
+    least_value: float = 0.0
 
 
 @dataclass(slots=True)
@@ -113,10 +114,8 @@ class Proposer(Protocol):
 class Strategy(Protocol):
     """A way to draft, for all sessions of one memory scope.
 
-    There is one instance for each memory key, and one for each session that has none. An instance knows
-    nothing of
-    others: whatever it proposes stems from the sessions that it was shown, which is how tenants are kept
-        apart.
+    There is one instance for each memory key, and one for each session that has none. An instance knows nothing of
+    others: whatever it proposes stems from the sessions that it was shown, which is how tenants are kept apart.
     """
 
     commit_top_k: ClassVar[int]

@@ -1,0 +1,1 @@
+"""Language models for drafting: one file for each runtime."""

@@ -1,0 +1,7 @@
+"""Ways to grow a tree from a model, by name. To add one: a file with a class that is a `TreePolicy`, and a line here."""
+
+from __future__ import annotations
+
+from paceline.drafter.trees.base import TreePolicy
+
+TREES: dict[str, type[TreePolicy]] = {}
