@@ -19,8 +19,8 @@ ROOT = 0
 class Successors:
     """What a model says may follow a node; the most eligible first.
 
-    At a temperature, or for a tree policy that draws, tokens are in the order of `log_q + noise`: the first is a sample,
-    the first k are k samples without replacement (Gumbel-top-k). Else they are in the order of `log_q`.
+    At a temperature, or for a tree policy that draws, tokens are in the order of `log_q + noise`: the first is a
+    sample, the first k are k samples without replacement (Gumbel-top-k). Else they are in the order of `log_q`.
 
     Attributes:
         tokens: ids in the drafter's vocabulary [k].

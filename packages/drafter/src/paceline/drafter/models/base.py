@@ -52,3 +52,12 @@ class LanguageModel(Protocol):
 
     def score(self, batch: Sequence[Rows]) -> list[Logits]:
         """One forward pass for several sessions; logits [len(wanted), vocab_size] for each of the batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model with what belongs to it. tokenizer_json is the content of its `tokenizer.json`."""
+
+    name: str
+    model: LanguageModel
+    tokenizer_json: str

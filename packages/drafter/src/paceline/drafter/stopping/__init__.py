@@ -1,4 +1,4 @@
-"""Rules for when to stop drafting, by name. To add one: a file with a class that is a `StoppingRule`, and a line here."""
+"""When to stop drafting, by name. To add a rule: a file with a class that is a `StoppingRule`, and a line here."""
 
 from __future__ import annotations
 

@@ -22,8 +22,8 @@ class Times:
 
 
 class StoppingRule(Protocol):
-    """Asked for each node that a tree policy wants to expand, the root excepted. One instance serves all sessions of a model, so
-    what it learns it learns from all of them; it learns numbers only.
+    """Asked for each node that a tree policy wants to expand, the root excepted. One instance serves all sessions of a
+    model, so what it learns it learns from all of them; it learns numbers only.
     """
 
     def stops(self, tree: LiveTree, node: int, times: Times) -> bool:

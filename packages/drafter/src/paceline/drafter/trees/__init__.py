@@ -1,4 +1,4 @@
-"""Ways to grow a tree from a model, by name. To add one: a file with a class that is a `TreePolicy`, and a line here."""
+"""Ways to grow a model's tree, by name. To add one: a file with a class that is a `TreePolicy`, and a line here."""
 
 from __future__ import annotations
 

@@ -45,8 +45,8 @@ class Bridge(Protocol):
     allowed: npt.NDArray[np.bool_] | None
     """Draft tokens [size] that can be proposed; None: all. The model's distribution is cut to these and normalised."""
     noise_ids: npt.NDArray[np.int64] | None
-    """Draft token -> the target token whose noise it shares, -1 if there is none [size]; None if positions differ, so that
-    nothing is shared."""
+    """Draft token -> the target token whose noise it shares, -1 if there is none [size]; None if positions differ, so
+    that nothing is shared."""
 
     def observe(self, tokens: Sequence[int]) -> None:
         """Target tokens committed."""
@@ -54,8 +54,8 @@ class Bridge(Protocol):
     def translate(self, tree: LiveTree, selected: Sequence[int]) -> Candidates:
         """Candidates in target tokens for these nodes, parents first (a node's parent is the root or selected, too).
 
-        A target token's confidence is the product of the claims of the draft tokens that it consumed. What can't be said in target
-        tokens yet, because the text may go on in more than one way, is held back.
+        A target token's confidence is the product of the claims of the draft tokens that it consumed. What can't be
+        said in target tokens yet, because the text may go on in more than one way, is held back.
         """
 
 
