@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from paceline.drafter import session as session_module
 from paceline.drafter.calibration import Calibration
 from paceline.drafter.memory import MAX_SCOPES, Memory, ScopeKey
-from paceline.drafter.session import MAX_SESSIONS, Draft, Opening, Sessions, Terms
+from paceline.drafter.opening import Opening
+from paceline.drafter.session import MAX_SESSIONS, Draft, Sessions, Terms
 from paceline.drafter.strategies import STRATEGIES
 from paceline.drafter.strategies.base import Commit, TopK
 from paceline.wire.digest import digest_of

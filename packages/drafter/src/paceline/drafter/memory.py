@@ -43,6 +43,10 @@ class Memory:
         self._max_tokens = max_tokens
         self._scopes: OrderedDict[ScopeKey, Scope] = OrderedDict()
 
+    @property
+    def num_strategies(self) -> int:
+        return len(self._strategies)
+
     def scope(self, key: ScopeKey) -> Scope:
         """The scope of a memory key; a new one, that nobody else will get, if the key is empty."""
         if not key.memory_key or self._max_tokens == 0:

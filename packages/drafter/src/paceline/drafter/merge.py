@@ -13,8 +13,8 @@ from paceline.drafter.strategies.base import ROOT, Budget, Candidates
 from paceline.wire.tree import DraftTree
 
 
-def merge(trees: Sequence[Candidates], budget: Budget) -> DraftTree:
-    """The budget's best nodes of all trees together; a node's strategy is the index of its tree.
+def merge(trees: Sequence[Candidates], budget: Budget, first_strategy: int = 0) -> DraftTree:
+    """The budget's best nodes of all trees together; a node's strategy is first_strategy + the index of its tree.
 
     The same token under the same parent is one node, with the greatest of its confidences (strategies that
     read the same text do not err independently, so their confidences are not combined as if they did). A node
@@ -32,7 +32,7 @@ def merge(trees: Sequence[Candidates], budget: Budget) -> DraftTree:
         tokens=tuple([union.tokens[node] for node in best]),
         parents=tuple([places[union.parents[node]] for node in best]),
         log_confidence=tuple([math.log(union.confidence[node]) for node in best]),
-        strategy=tuple([strategies[node] for node in best]),
+        strategy=tuple([first_strategy + strategies[node] for node in best]),
     )
 
 

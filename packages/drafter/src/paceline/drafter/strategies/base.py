@@ -35,13 +35,16 @@ class TopK:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """What one verification step added to a session; `length` and `digest` are the context's with it."""
+    """What one verification step added to a session; `length` and `digest` are the context's with it.
+
+    step_s: from the verifier's step before to this one, in seconds; 0 if it doesn't say."""
 
     session_id: int
     tokens: tuple[int, ...]
     length: int
     digest: int
     top_k: TopK | None = None
+    step_s: float = 0.0
 
 
 @dataclass(slots=True)
