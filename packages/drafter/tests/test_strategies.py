@@ -23,8 +23,9 @@ from paceline.drafter.strategies.base import (
     ScopeBounds,
     TopK,
 )
+from paceline.drafter.strategies.matching import CONFIDENCE
 from paceline.drafter.strategies.recycling import RANK_CONFIDENCE, SEED_CONFIDENCE, Recycling
-from paceline.drafter.strategies.suffix import CONFIDENCE, Suffix
+from paceline.drafter.strategies.suffix import Suffix
 
 VOCAB = 64
 BOUNDS = ScopeBounds(vocab_size=VOCAB, max_tokens=3000)
