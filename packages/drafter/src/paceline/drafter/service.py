@@ -15,7 +15,7 @@ from paceline.drafter.memory import Memory
 from paceline.drafter.model_session import Growth
 from paceline.drafter.models.strategies import MODEL_STRATEGIES
 from paceline.drafter.settings import DrafterSettings, make_rule, split
-from paceline.drafter.strategies import STRATEGIES
+from paceline.drafter.strategies import STRATEGIES, open_resources
 from paceline.drafter.trees import TREES
 from paceline.drafter.trees.ahead import Ahead
 from paceline.drafter.trees.base import Shape
@@ -97,7 +97,11 @@ def load_models(settings: DrafterSettings) -> list[DraftModel]:
 
 def make_fleet(settings: DrafterSettings, identity: Identity, models: list[DraftModel]) -> Fleet:
     """The links to verifiers. They share one memory, the models, and one record of what a confidence is worth."""
-    memory = Memory(settings.quick_strategies, settings.memory_max_tokens)
+    try:
+        resources = open_resources(settings.quick_strategies, settings.datastore)
+    except PacelineError as error:
+        raise StartupError(f"--datastore: {error.message}") from error
+    memory = Memory(settings.quick_strategies, settings.memory_max_tokens, resources)
     drafting = Drafting(memory, models, settings.max_nodes, settings.ahead)
 
     def new_link(address: str) -> Link:

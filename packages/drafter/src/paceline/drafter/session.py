@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from paceline.drafter.calibration import Calibration
+from paceline.drafter.coupling import coupled
 from paceline.drafter.memory import Memory, Scope, ScopeKey
 from paceline.drafter.merge import merge
 from paceline.drafter.model_worker import ModelDraft
@@ -260,11 +261,12 @@ class Sessions:
         budget = self.pace.extended(session.budget, self._terms.max_tree_nodes)
         session.proposed = [proposer.draft(budget) for proposer in session.proposers]
         session.proposed_at = len(session.context.tokens)
-        corrected = [
-            calibration.corrected(tree) for calibration, tree in zip(self._calibrations, session.proposed, strict=True)
-        ]
-        tree = merge(corrected, budget)
-        return self._draft(session_id, session, tree, self._clock() - started)
+        trees: list[Candidates] = []
+        for strategy, calibration, tree in zip(session.scope, self._calibrations, session.proposed, strict=True):
+            corrected = calibration.corrected(tree)
+            context = session.context
+            trees.append(coupled(corrected, context.sampling, len(context.tokens)) if strategy.couples else corrected)
+        return self._draft(session_id, session, merge(trees, budget), self._clock() - started)
 
     def _draft(self, session_id: int, session: _Session, tree: DraftTree, draft_s: float) -> Draft:
         self.tally["drafts"] += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
@@ -41,6 +42,8 @@ class DrafterSettings(ServiceSettings):
     """Most tokens remembered between sessions, over all tenants; one alone may fill half, the least recently
     used leaves first. 0 remembers nothing. 100,000 tokens take about 16 MB."""
 
+    datastore: Path | None = None
+    """For retrieval and hierarchy: a folder made by `paceline-drafter index`."""
     model: str = ""
     """For causal_lm: a Hugging Face name, a folder, a .gguf file, or package:NAME."""
     revision: str = ""
