@@ -73,6 +73,7 @@ def read_terms(message: drafting_pb2.VerifierMessage, asked_top_k: int) -> Terms
         max_tree_nodes=welcome.max_tree_nodes,
         max_tree_depth=welcome.max_tree_depth,
         commit_top_k=welcome.commit_top_k,
+        protocol_minor=welcome.peer.protocol_minor,
     )
 
 

@@ -15,6 +15,7 @@ from paceline.drafter import convert
 from paceline.drafter.drafting import FetchTokenizer
 from paceline.drafter.identity import Identity
 from paceline.drafter.session import Sessions, Terms
+from paceline.drafter.target_tokenizer import fetch_tokenizer, tokenizer_json
 from paceline.v1 import drafting_pb2, verifier_pb2_grpc
 from paceline.wire.channel import connect
 from paceline.wire.errors import PacelineError, Reason
@@ -34,8 +35,7 @@ MAX_PAUSE_S = 5.0
 INCOMPATIBLE_PAUSE_S = 60.0  # until somebody has installed another version or changed a token
 _INCOMPATIBLE = (Reason.INCOMPATIBLE_VERSION, Reason.UNAUTHENTICATED, Reason.VOCABULARY_MISMATCH)
 PING_S = 1.0
-OWN_SINCE = 1  # protocol_minor
-PINGS_SINCE = 1
+PINGS_SINCE_MINOR = 1  # protocol 1.1 has Ping
 
 
 NewSessions = Callable[[Terms, FetchTokenizer], Awaitable[Sessions]]
@@ -117,22 +117,21 @@ class Link:
 
     async def _handshake(self, call: Any) -> Terms:
         identity = self._identity
-        await call.write(convert.hello(identity))
+        await call.write(
+            convert.hello(identity.drafter_id, identity.name, identity.strategies, identity.commit_top_k, identity.own)
+        )
         message = await call.read()
         if message is EOF:
             raise PacelineError(Reason.VERIFIER_LOST, "the verifier closed the stream without a welcome")
-        terms = convert.read_terms(message, identity.commit_top_k)
-        if identity.own and terms.protocol_minor < OWN_SINCE:
-            raise PacelineError(
-                Reason.INCOMPATIBLE_VERSION,
-                f"the verifier speaks protocol 1.{terms.protocol_minor} and would send everybody's text, since it knows of "
-                f"own drafters only from 1.{OWN_SINCE} on; install a newer verifier, or start without --own",
-            )
-        return terms
+        return convert.read_terms(message, identity.commit_top_k, identity.own)
 
     async def _prepare(self, stub: Any, terms: Terms) -> Sessions:
         """The sessions of a stream that was welcomed. The verifier's messages wait meanwhile."""
-        return await self._new_sessions(terms, lambda: fetch_tokenizer(stub, terms.tokenizer_hash))
+
+        async def fetch() -> str:
+            return tokenizer_json(await fetch_tokenizer(stub, terms.tokenizer_hash))
+
+        return await self._new_sessions(terms, fetch)
 
     async def _hold(self, call: Any, terms: Terms, sessions: Sessions) -> None:
         self._failures, self._complaint = 0, ""
@@ -188,7 +187,7 @@ class _Stream:
         self._stopping = stopping
         self._clock = asyncio.get_running_loop().time
         self._quarantined_until = 0.0
-        self._pings = terms.protocol_minor >= PINGS_SINCE
+        self._pings = terms.protocol_minor >= PINGS_SINCE_MINOR
         self._ping_at = 0.0
         self._pinged: tuple[int, float] | None = None  # nonce, and when it was sent; until the answer is here
         sessions.notify = self.wake.set
@@ -275,7 +274,7 @@ class _Stream:
             case "closed":
                 sessions.closed(message.closed.session_id)
             case "pong":
-                self._ponged(message.pong.nonce)
+                self._ponged(convert.read_pong(message.pong))
             case "refusal":
                 self._refused(message.refusal)
             case kind:

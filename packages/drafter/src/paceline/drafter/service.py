@@ -44,7 +44,7 @@ async def _serve(settings: DrafterSettings) -> int:
     membership = Membership(
         split(settings.router),
         settings,
-        lambda: convert.member(identity),
+        lambda: convert.member(identity.drafter_id, identity.name, identity.strategies, identity.own),
         lambda members: fleet.update(member.address for member in members if member.role == router_pb2.ROLE_VERIFIER),
     )
 

@@ -45,6 +45,7 @@ class Terms:
     max_tree_nodes: int
     max_tree_depth: int
     commit_top_k: int
+    protocol_minor: int = 0
 
 
 @dataclass(frozen=True, slots=True)
