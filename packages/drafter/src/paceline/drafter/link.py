@@ -35,12 +35,13 @@ _INCOMPATIBLE = (Reason.INCOMPATIBLE_VERSION, Reason.UNAUTHENTICATED)
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who drafts: what Hello says."""
+    """Who drafts: what Hello says. `own`: only requests that name the drafter's id are served."""
 
     drafter_id: str
     name: str
     strategies: tuple[str, ...]
     commit_top_k: int
+    own: bool = False
 
 
 class Link:
@@ -117,11 +118,13 @@ class Link:
 
     async def _handshake(self, call: Any) -> Terms:
         identity = self._identity
-        await call.write(convert.hello(identity.drafter_id, identity.name, identity.strategies, identity.commit_top_k))
+        await call.write(
+            convert.hello(identity.drafter_id, identity.name, identity.strategies, identity.commit_top_k, identity.own)
+        )
         message = await call.read()
         if message is EOF:
             raise PacelineError(Reason.VERIFIER_LOST, "the verifier closed the stream without a welcome")
-        return convert.read_terms(message, identity.commit_top_k)
+        return convert.read_terms(message, identity.commit_top_k, identity.own)
 
     async def _hold(self, call: Any, terms: Terms) -> None:
         self._failures, self._complaint = 0, ""

@@ -39,7 +39,8 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """A session as a verifier announces it. max_nodes 0 sets no bound of its own."""
+    """A session as a verifier announces it. max_nodes 0 sets no bound of its own; a candidate whose path is less
+    likely than least_value can't pay."""
 
     session_id: int
     tokens: tuple[int, ...]
@@ -48,6 +49,7 @@ class Opening:
     sampling: Sampling = field(default_factory=Sampling)
     memory_key: bytes = b""
     max_nodes: int = 0
+    least_value: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,13 +35,15 @@ class TopK:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """What one verification step added to a session; `length` and `digest` are the context's with it."""
+    """What one verification step added to a session; `length` and `digest` are the context's with it. `step_s` is how
+    long it took since the step before, 0 if the verifier doesn't say. Commits may come as one, then it is their sum."""
 
     session_id: int
     tokens: tuple[int, ...]
     length: int
     digest: int
     top_k: TopK | None = None
+    step_s: float = 0.0
 
 
 @dataclass(slots=True)
