@@ -242,6 +242,9 @@ TERMS = Terms("v", "m", "h", VOCAB, 64, 8, commit_top_k=8)
         ({"tokens": []}, Reason.EMPTY_PROMPT),
         ({"tokens": [1], "prompt_tokens": 2}, Reason.OUT_OF_RANGE),
         ({"tokens": [1] * (MAX_CONTEXT_TOKENS + 1)}, Reason.PROMPT_TOO_LONG),
+        ({"tokens": [1], "least_value": math.nan}, Reason.OUT_OF_RANGE),
+        ({"tokens": [1], "least_value": math.inf}, Reason.OUT_OF_RANGE),
+        ({"tokens": [1], "least_value": -0.1}, Reason.OUT_OF_RANGE),
     ],
 )
 def test_openings_are_bounded(fields: dict[str, Any], reason: Reason) -> None:
@@ -249,6 +252,37 @@ def test_openings_are_bounded(fields: dict[str, Any], reason: Reason) -> None:
         convert.read_opening(drafting_pb2.SessionOpened(**fields), TERMS)
     assert caught.value.reason == reason
     assert str(VOCAB + 1) not in caught.value.message
+
+
+def test_what_a_verifier_says_of_its_pace_is_read_and_one_of_protocol_1_0_says_nothing() -> None:
+    opened = drafting_pb2.SessionOpened(tokens=[1], least_value=0.25)
+    assert convert.read_opening(opened, TERMS).least_value == 0.25
+    assert convert.read_opening(drafting_pb2.SessionOpened(tokens=[1]), TERMS).least_value == 0.0
+    assert convert.read_commit(drafting_pb2.Commit(step_us=12_500), TERMS).step_s == pytest.approx(0.0125)
+    assert convert.read_commit(drafting_pb2.Commit(), TERMS).step_s == 0.0
+
+
+def test_a_ping_and_its_pong_carry_any_nonce() -> None:
+    for nonce in (0, 7, 2**64 - 1):
+        message = drafting_pb2.DrafterMessage.FromString(convert.ping(nonce).SerializeToString())
+        assert message.WhichOneof("message") == "ping"
+        assert convert.read_pong(drafting_pb2.Pong(nonce=message.ping.nonce)) == nonce
+
+
+def test_hello_and_the_announcement_say_whether_the_drafter_is_somebodys_own() -> None:
+    for own in (False, True):
+        assert convert.hello("d", "n", ["s"], 0, own).hello.own is own
+        assert convert.member("d", "n", ["s"], own).own is own
+
+
+def test_somebodys_own_drafter_leaves_a_verifier_that_would_announce_everybody_to_it() -> None:
+    old = welcome_of(peer=types_pb2.Peer(protocol_major=1, protocol_minor=0))
+    assert convert.read_terms(old, 8).vocab_size == 10
+    with pytest.raises(PacelineError, match=r"speaks protocol 1\.0") as caught:
+        convert.read_terms(old, 8, own=True)
+    assert caught.value.reason is Reason.INCOMPATIBLE_VERSION
+    new = welcome_of(peer=types_pb2.Peer(protocol_major=1, protocol_minor=1))
+    assert convert.read_terms(new, 8, own=True).vocab_size == 10
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,9 @@ def test_a_wrong_announcement_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("address", ["localhost:1", "10.0.0.1:65535", "[::1]:7710", "a-b.c_d.example:80"])
 def test_what_was_announced_is_told_to_others_unchanged(address: str) -> None:
-    message = member(address=address, connected=["d"] * 1024, load=3, capacity=8, draining=True, tokenizer_hash="h")
+    message = member(
+        address=address, connected=["d"] * 1024, load=3, capacity=8, draining=True, tokenizer_hash="h", own=True
+    )
     assert member_to_proto(member_from_proto(message)) == message
 
 

@@ -11,7 +11,8 @@ import pytest
 from conftest import Deploy, Deployment, answer, eventually
 
 from paceline.router.arms import PLAIN, Arm
-from paceline.v1 import generation_pb2, types_pb2
+from paceline.router.member import Member, Role
+from paceline.v1 import generation_pb2, router_pb2, types_pb2
 from paceline.wire.errors import PacelineError, Reason
 from paceline.wire.status import from_rpc_error
 
@@ -65,6 +66,85 @@ async def test_a_request_that_names_drafters_goes_where_they_are(deploy: Deploy)
     having = await deployment.verifier("b", drafters={"s-1": "suffix"})
     await ids_of(deployment.generate(speculation=types_pb2.Speculation(drafters=["suffix"])))
     assert (len(without.requests), len(having.requests)) == (0, 1)
+
+
+def own_drafter(deployment: Deployment, drafter_id: str = "alice-1", name: str = "suffix") -> None:
+    """Announces itself, as somebody's own."""
+    deployment.router.backend.roster.announce(Member(drafter_id, Role.DRAFTER, name=name, own=True))
+
+
+async def test_somebodys_own_drafter_is_never_chosen_and_no_arm(deploy: Deploy) -> None:
+    deployment = await deploy(policy="fixed")
+    verifier = await deployment.verifier("v", drafters={"r-1": "recycling", "alice-1": "alices"})
+    own_drafter(deployment, name="alices")
+    await ids_of(deployment.generate())
+    assert [list(request.speculation.drafters) for request in verifier.requests] == [["recycling"]]
+    status = await deployment.stub.GetStatus(router_pb2.GetStatusRequest())
+    assert [list(arm.drafters) for arm in status.arms] == [[], ["recycling"]]
+    assert {member.id: member.own for member in status.members if member.role == router_pb2.ROLE_DRAFTER} == {
+        "alice-1": True,
+        "r-1": False,
+    }
+
+
+@pytest.mark.parametrize("announced", [True, False])
+async def test_a_request_that_names_its_own_drafter_beside_others_gets_them_and_teaches_nothing(
+    deploy: Deploy, announced: bool
+) -> None:
+    deployment = await deploy()
+    without = await deployment.verifier("a", drafters={"s-2": "suffix"})
+    having = await deployment.verifier("b", drafters={"s-1": "suffix"})
+    having.drafters["alice-1"] = "suffix"
+    roster = deployment.router.backend.roster
+    roster.announce(having.member())  # the drafter announced itself to the verifier alone
+    if announced:
+        own_drafter(deployment)
+    for named in (["alice-1"], ["alice-1", "suffix"], ["s-1", "alice-1"]):
+        await ids_of(deployment.generate(speculation=types_pb2.Speculation(drafters=named)))
+        assert list(having.requests[-1].speculation.drafters) == named
+    assert (len(without.requests), len(having.requests)) == (0, 3)
+    assert (pulls(deployment, SUFFIX), pulls(deployment, PLAIN)) == (0.0, 0.0)
+
+
+async def test_an_own_drafter_that_only_its_verifier_knows_of_is_found_there(deploy: Deploy) -> None:
+    deployment = await deploy()
+    verifiers = [await deployment.verifier(name) for name in "abc"]
+    verifiers[2].drafters["alice-1"] = "alices"  # connected a moment ago: nothing was announced yet
+    ids = await ids_of(deployment.generate(speculation=types_pb2.Speculation(drafters=["alice-1"])))
+    assert ids == answer(SEED, len(ids))
+    assert [len(verifier.requests) for verifier in verifiers] == [1, 1, 1]
+
+
+async def test_a_verifier_that_has_the_named_drafter_and_is_busy_is_not_passed_over_for_one_that_has_not(
+    deploy: Deploy,
+) -> None:
+    deployment = await deploy()
+    full = PacelineError(Reason.OVERLOADED, "64 requests are waiting", retry_after_s=1.0)
+    await deployment.verifier("a", drafters={"s-1": "suffix"}, refusal=full)
+    without = await deployment.verifier("b")
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await ids_of(deployment.generate(speculation=types_pb2.Speculation(drafters=["suffix"])))
+    error = from_rpc_error(refused.value)
+    assert error is not None
+    assert error.reason is Reason.OVERLOADED
+    assert without.requests == []
+
+
+async def test_an_answer_goes_on_with_the_own_drafter_where_it_is_connected_and_without_it_where_not(
+    deploy: Deploy,
+) -> None:
+    deployment = await deploy()
+    first = await deployment.verifier("b", fail_at=10)
+    heir = await deployment.verifier("c", fail_at=15)
+    last = await deployment.verifier("d")
+    roster = deployment.router.backend.roster
+    for verifier in (first, heir):
+        verifier.drafters["alice-1"] = "alices"
+        roster.announce(verifier.member())
+    ids = await ids_of(deployment.generate(speculation=types_pb2.Speculation(drafters=["alice-1"])))
+    assert ids == answer(SEED, len(ids))
+    assert list(heir.requests[0].speculation.drafters) == ["alice-1"]
+    assert last.requests[0].speculation.off
 
 
 async def test_an_answer_that_has_begun_does_not_end_for_want_of_a_drafter_its_client_named(deploy: Deploy) -> None:

@@ -12,6 +12,7 @@ from conftest import DEFAULT_MAX_TOKENS, Deploy, answer, eventually
 
 from paceline.router.arms import PLAIN, Arm
 from paceline.router.member import Role
+from paceline.router.relay import MAX_ASKED
 from paceline.v1 import generation_pb2, router_pb2, types_pb2
 from paceline.wire.errors import PacelineError, Reason
 from paceline.wire.status import CODES, from_rpc_error
@@ -117,14 +118,14 @@ async def test_off_means_off_and_named_drafters_and_max_nodes_pass_through(deplo
     assert verifier.engaged == []
 
 
-async def test_an_unknown_drafter_is_refused_with_those_that_are_known(deploy: Deploy) -> None:
+async def test_a_drafter_that_no_verifier_knows_is_refused_as_the_last_one_asked_says(deploy: Deploy) -> None:
     deployment = await deploy()
-    verifier = await deployment.verifier("v", drafters=DRAFTERS)
+    verifiers = [await deployment.verifier(f"v{index}", drafters=DRAFTERS) for index in range(6)]
     error = await refusal(deployment.generate(speculation=types_pb2.Speculation(drafters=["nobody"])))
     assert error.reason is Reason.UNKNOWN_DRAFTER
-    assert "'nobody'" in error.message
-    assert "recycling, suffix" in error.message
-    assert verifier.requests == []
+    assert error.message == "no drafter 'nobody' here"
+    assert sum(len(verifier.requests) for verifier in verifiers) == MAX_ASKED
+    assert max(len(verifier.requests) for verifier in verifiers) == 1
 
 
 async def test_the_router_tries_every_arm_then_keeps_to_the_one_that_pays(deploy: Deploy) -> None:

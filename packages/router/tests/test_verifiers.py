@@ -139,4 +139,11 @@ def test_a_failure_means_what_its_reason_says(
     code: str, reason: Reason | None, may_drop: bool, continuing: bool, verdict: Verdict
 ) -> None:
     error = VerifierError(code, "said", reason)
-    assert judge(error, may_drop=may_drop, continuing=continuing) is verdict
+    assert judge(error, may_drop=may_drop, named=False, continuing=continuing) is verdict
+
+
+def test_a_named_drafter_that_is_not_there_may_be_elsewhere_until_the_answer_has_begun() -> None:
+    error = VerifierError("NOT_FOUND", "said", Reason.UNKNOWN_DRAFTER)
+    assert judge(error, may_drop=False, named=True, continuing=False) is Verdict.DRAFTER_ELSEWHERE
+    assert judge(error, may_drop=True, named=True, continuing=True) is Verdict.DRAFTER_GONE
+    assert judge(error, may_drop=False, named=True, continuing=True) is Verdict.REFUSED

@@ -13,7 +13,14 @@ from tiny_models import VOCAB
 
 from paceline.v1 import drafting_pb2
 from paceline.verifier.hub import DrafterHub
-from paceline.verifier.link import MAX_TREE_DEPTH, MAX_TREE_NODES, DrafterInfo, DrafterLink
+from paceline.verifier.link import (
+    MAX_PINGS,
+    MAX_TREE_DEPTH,
+    MAX_TREE_NODES,
+    DrafterInfo,
+    DrafterLink,
+    Verification,
+)
 from paceline.verifier.model.batch import SessionResult, TopRows
 from paceline.verifier.quarantine import FIRST_QUARANTINE_S, MAX_REFUSALS, REFUSAL_WINDOW_S, Standing
 from paceline.verifier.request import Request, Speculation
@@ -23,7 +30,7 @@ from paceline.verifier.session import Session
 from paceline.verifier.settings import VerifierSettings
 from paceline.verifier.text import TextStream
 from paceline.verifier.trie import Source
-from paceline.verifier.waiting import INITIAL_LATENCY_S
+from paceline.verifier.waiting import INITIAL_GAIN, INITIAL_LATENCY_S
 from paceline.wire.digest import digest_of
 from paceline.wire.errors import PacelineError, Reason
 from paceline.wire.tree import Anchor, DraftTree, encode_tree
@@ -54,9 +61,21 @@ def make_link(
     commit_top_k: int = 0,
     name: str = "suffix",
     standing: Standing | None = None,
+    own: bool = False,
 ) -> DrafterLink:
-    info = DrafterInfo(drafter_id, name, ("suffix", "recycling"), commit_top_k)
-    return DrafterLink(info, standing or Standing(), VOCAB, 16, lambda session: b"key", clock or Clock())
+    info = DrafterInfo(drafter_id, name, ("suffix", "recycling"), commit_top_k, own)
+    verification = Verification(VOCAB, 16, lambda session: b"key", lambda: 0.125, promised)
+    return DrafterLink(info, standing or Standing(), verification, clock or Clock())
+
+
+def promised(session: Session) -> float:
+    """As if every candidate were worth half a token."""
+    return 0.5 * session.trie.num_nodes
+
+
+def due_in_s(link: DrafterLink, session: Session) -> float | None:
+    """When the next that is pending should come."""
+    return min((pending.arrives_in_s for pending in link.pending(session)), default=None)
 
 
 def commit(session: Session, *tokens: int) -> tuple[int, ...]:
@@ -100,6 +119,7 @@ class Mirror:
             tokens = self.sessions[message.commit.session_id]
             tokens.extend(message.commit.tokens)
             assert (message.commit.length, message.commit.digest) == (len(tokens), digest_of(tokens))
+            assert message.commit.step_us == 500_000 * len(message.commit.tokens)
         else:
             del self.sessions[message.closed.session_id]
 
@@ -125,7 +145,7 @@ class LinkMachine(RuleBasedStateMachine):
     def commit(self, number: int, token: int) -> None:
         session = self.sessions[number]
         taken = commit(session, token)
-        self.link.commit(session, taken, (token,), TopRows([[3, 2]]))
+        self.link.commit(session, taken, (token,), TopRows([[3, 2]]), step_s=0.5)
 
     @rule()
     def read_one(self) -> None:
@@ -148,7 +168,7 @@ class LinkMachine(RuleBasedStateMachine):
         for number in self.sessions:
             self.link.close(number)
         self.read_all()
-        assert not self.link._sent
+        assert not self.link.answers._states
 
 
 TestLink = LinkMachine.TestCase
@@ -162,6 +182,7 @@ def test_a_session_is_announced_with_all_that_a_drafter_needs():
     (opened,) = sent(link)
     assert (opened.session_id, list(opened.tokens), opened.prompt_tokens) == (7, list(PROMPT), 3)
     assert (opened.digest, opened.memory_key, opened.max_nodes) == (digest_of(PROMPT), b"key", 4)
+    assert opened.least_value == 0.125
     sampling = opened.sampling
     assert (sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p) == (0.7, 3, 0.9, 0.1)
     assert sampling.seed == 2**63
@@ -175,10 +196,11 @@ def test_a_slow_reader_gets_one_commit_for_many_and_a_late_joiner_the_whole_cont
     for tokens in ((10,), (11, 12), (13,)):
         commit(session, *tokens)
         for link in (early, late):
-            link.commit(session, tokens, (), None)
+            link.commit(session, tokens, (), None, step_s=0.0125)
     (told,) = sent(early)
     assert list(told.tokens) == [10, 11, 12, 13]
     assert (told.length, told.digest) == (7, digest_of((*PROMPT, 10, 11, 12, 13)))
+    assert told.step_us == 37_500
     assert sent(late) == []
     late.open(session)
     (opened,) = sent(late)
@@ -192,11 +214,12 @@ def test_what_is_held_back_is_told_in_one_commit_later():
     sent(link)
     link.hold(True)
     for token in (10, 11, 12):
-        link.commit(session, commit(session, token), (token,), TopRows([[3, 2]]))
+        link.commit(session, commit(session, token), (token,), TopRows([[3, 2]]), step_s=0.01)
     link.hold(False)
     (told,) = sent(link)
     assert list(told.tokens) == [10, 11, 12]
     assert told.length == session.length
+    assert told.step_us == 30_000
     assert not told.top_k.tokens
 
 
@@ -317,7 +340,7 @@ def test_who_misbehaves_again_and_again_is_quarantined_and_then_released():
     assert link.receive(draft(session, 30)) is None
     misbehave(link, session, 3)
     assert sent(link) == []
-    assert link.due_in_s(session) is None
+    assert due_in_s(link, session) is None
     clock.now += FIRST_QUARANTINE_S
     assert not link.quarantined
     assert link.receive(draft(session, 30)) is session
@@ -355,22 +378,22 @@ def test_a_mistake_now_and_then_is_forgiven():
 def test_a_draft_is_due_from_the_commit_on_until_it_came_or_patience_ends():
     clock = Clock()
     link, session = make_link(clock=clock), make_session()
-    assert link.due_in_s(session) is None
+    assert due_in_s(link, session) is None
     link.open(session)
-    assert link.due_in_s(session) == INITIAL_LATENCY_S  # not even sent
+    assert due_in_s(link, session) == INITIAL_LATENCY_S  # not even sent
     sent(link)
-    patience_s = link.latency.patience_s
-    assert link.due_in_s(session) == pytest.approx(patience_s)
+    patience_s = link.answers.first.latency.patience_s
+    assert due_in_s(link, session) == pytest.approx(patience_s)
     clock.now += 0.001
-    assert link.due_in_s(session) == pytest.approx(patience_s - 0.001)
+    assert due_in_s(link, session) == pytest.approx(patience_s - 0.001)
     clock.now += patience_s
-    assert link.due_in_s(session) is None
+    assert due_in_s(link, session) is None
     commit(session, 20)
     link.commit(session, (20,), (), None)
     sent(link)
-    assert link.due_in_s(session) == pytest.approx(patience_s)
+    assert due_in_s(link, session) == pytest.approx(patience_s)
     link.receive(draft(session))  # final and empty: it has nothing
-    assert link.due_in_s(session) is None
+    assert due_in_s(link, session) is None
 
 
 def test_latency_is_measured_from_the_commit_that_is_answered():
@@ -386,7 +409,7 @@ def test_latency_is_measured_from_the_commit_that_is_answered():
         link.receive(draft(session, 21))
         clock.now += 1.0
         link.receive(draft(session, 22))  # a second answer to the same commit says nothing about latency
-    assert link.latency.mean_s == pytest.approx(0.04, rel=0.01)
+    assert link.answers.first.latency.mean_s == pytest.approx(0.04, rel=0.01)
 
 
 def test_who_is_overdue_is_taken_for_slower_and_who_was_not_due_yet_is_not():
@@ -394,28 +417,28 @@ def test_who_is_overdue_is_taken_for_slower_and_who_was_not_due_yet_is_not():
     link, session = make_link(clock=clock), make_session()
     link.open(session)
     sent(link)
-    before = link.latency.mean_s, link.latency.deviation_s
+    before = link.answers.first.latency.mean_s, link.answers.first.latency.deviation_s
     clock.now += before[0] / 2
     link.overdue(session)
-    assert (link.latency.mean_s, link.latency.deviation_s) == before
+    assert (link.answers.first.latency.mean_s, link.answers.first.latency.deviation_s) == before
     clock.now += 1.0
     link.overdue(session)
-    assert link.latency.mean_s > 0.1
-    after = link.latency.mean_s
+    assert link.answers.first.latency.mean_s > 0.1
+    after = link.answers.first.latency.mean_s
     link.receive(draft(session, 20))
-    answered = link.latency.mean_s
+    answered = link.answers.first.latency.mean_s
     assert answered > after
     link.overdue(session)
-    assert link.latency.mean_s == answered
+    assert link.answers.first.latency.mean_s == answered
 
 
 def test_a_message_that_says_nothing_does_not_make_a_step_look_again():
     link, session = make_link(), make_session()
     link.open(session)
     sent(link)
-    due_s = link.due_in_s(session)
+    due_s = due_in_s(link, session)
     assert link.receive(draft(session, final=False)) is None
-    assert link.due_in_s(session) == due_s
+    assert due_in_s(link, session) == due_s
     assert link.receive(draft(session, final=True)) is session
 
 
@@ -424,8 +447,158 @@ def test_an_answer_that_finds_no_room_is_an_answer():
     session.trie._max_nodes = 0
     link.open(session)
     sent(link)
+    link.receive(draft(session, 20))
+    assert due_in_s(link, session) is None
+
+
+def test_an_answer_in_several_trees_is_complete_with_the_final_one_and_all_of_them_are_candidates():
+    clock = Clock()
+    link, session = make_link(clock=clock), make_session()
+    link.open(session)
+    sent(link)
+    first, rest = link.answers.first, link.answers.rest
+    clock.now += 0.002
+    assert link.receive(draft(session, 20, final=False)) is session
+    assert session.trie.num_nodes == 1
+    assert (first.num_answers, rest.num_answers) == (1, 0)
+    # The first came; only the rest is due, and what it adds is reckoned apart.
+    (pending,) = link.pending(session)
+    assert pending.gain == rest.gain.tokens
+    assert pending.arrives_in_s == pytest.approx(rest.latency.patience_s - 0.002)
+    assert link.receive(draft(session, final=False)) is None
+    link.receive(draft(session, 20, 21, final=False))
+    assert (first.num_answers, rest.num_answers) == (1, 0)
+    clock.now += 0.02
+    link.receive(draft(session, 20, 21, 22))
+    assert (first.num_answers, rest.num_answers) == (1, 1)
+    assert link.pending(session) == []
+    assert list(session.trie.root.children) == [20]
+    assert session.trie.num_nodes == 3
+    commit(session, 20)
+    link.commit(session, (20,), (), None)
+    sent(link)
+    assert [pending.gain for pending in link.pending(session)] == [first.gain.tokens, rest.gain.tokens]
+
+
+def test_each_part_of_an_answer_has_its_own_latency_and_what_is_drafted_ahead_none():
+    clock = Clock()
+    link, session = make_link(clock=clock), make_session()
+    link.open(session)
+    sent(link)
+    for _ in range(100):
+        commit(session, 20)
+        link.commit(session, (20,), (), None)
+        sent(link)
+        clock.now += 0.003
+        link.receive(draft(session, 21, final=False))
+        clock.now += 0.017
+        link.receive(draft(session, 21, 22))
+        for depth in range(3):
+            clock.now += 0.005
+            ahead = [20, 23, 24, 25][: depth + 2]
+            link.receive(draft(session, *ahead, final=depth == 2))
+        assert session.trie.root.children[20].children[23].children[24].children.keys() == {25}
+    assert link.answers.first.latency.mean_s == pytest.approx(0.003, rel=0.01)
+    assert link.answers.rest.latency.mean_s == pytest.approx(0.02, rel=0.01)
+    assert link.answers.first.num_answers == link.answers.rest.num_answers == 100
+    assert link.pending(session) == []
+
+
+def test_what_was_drafted_ahead_serves_when_its_beginning_committed():
+    link, session = make_link(), make_session()
+    link.open(session)
+    sent(link)
+    link.receive(draft(session, 20))
+    commit(session, 20)  # the step took what the answer had
+    link.receive(draft(session, 20, 21, 22, behind=1))
+    assert list(session.trie.root.children) == [21]
+    assert due_in_s(link, session) is not None, "it is no answer to the commit, of which the drafter has not heard yet"
+
+
+def test_a_part_that_is_late_is_taken_for_slower_and_the_other_is_not():
+    clock = Clock()
+    link, session = make_link(clock=clock), make_session()
+    link.open(session)
+    sent(link)
     link.receive(draft(session, 20, final=False))
-    assert link.due_in_s(session) is None
+    before = link.answers.first.latency.mean_s
+    clock.now += 0.1
+    assert link.pending(session) == []  # patience is over
+    link.overdue(session)
+    assert link.answers.first.latency.mean_s == before
+    assert link.answers.rest.latency.mean_s > 0.03
+    assert link.answers.rest.gain.tokens == pytest.approx(0.95 * INITIAL_GAIN)
+
+
+def test_what_an_answer_adds_is_what_the_session_may_expect_more_than_before_it():
+    link, session = make_link(), make_session()
+    link.open(session)
+    sent(link)
+    length = 3
+    for turn in range(200):
+        commit(session, 20)
+        link.hold(turn % 4 == 1)  # what comes while nobody drafts says nothing
+        session.trie.graft(DraftTree((30,), (-1,), (-0.5,), (0,)), (Source("other", "s"),))
+        link.commit(session, (20,), (), None)
+        sent(link)
+        if turn % 4 == 1:
+            link.receive(draft(session, *[40] * 9, behind=0))
+            continue
+        link.receive(draft(session, 30, 31, final=False))  # 30 was there already: one node more
+        link.receive(draft(session, 30, 31, *range(32, 32 + length)))
+    assert link.answers.first.gain.tokens == pytest.approx(0.5, rel=0.01)
+    assert link.answers.rest.gain.tokens == pytest.approx(0.5 * length, rel=0.01)
+
+
+def test_a_drafter_that_is_told_nothing_new_is_waited_for_once():
+    link, session = make_link(), make_session()
+    link.open(session)
+    sent(link)
+    link.receive(draft(session, 20))
+    assert len(link.pending(session)) == 0
+    link.close(1)
+    link.open(session)
+    assert len(link.pending(session)) == 1
+
+
+def test_a_ping_is_answered_before_all_else_and_more_than_a_few_at_once_are_not():
+    clock = Clock()
+    link, session = make_link(clock=clock), make_session()
+    link.open(session)
+    link.ping(2**64 - 1)
+    messages = list(link.outgoing())
+    assert [message.WhichOneof("message") for message in messages] == ["pong", "opened"]
+    assert messages[0].pong.nonce == 2**64 - 1
+    for nonce in range(10_000):
+        link.ping(nonce)
+    assert len(link._pongs) <= MAX_PINGS
+    assert [pong.nonce for pong in sent(link)] == list(range(MAX_PINGS - 1))
+    clock.now += 0.35
+    for nonce in range(10):
+        link.ping(nonce)
+    assert [pong.nonce for pong in sent(link)] == [0, 1, 2]
+
+
+def test_who_sends_more_than_its_share_of_the_loop_is_not_read_for_a_while():
+    clock = Clock()
+    link = make_link(clock=clock)
+
+    def read_s(trees: int, num_nodes: int) -> float:
+        """How long it takes to read so many trees one after the other."""
+        started = clock.now
+        for _ in range(trees):
+            clock.now += link.pause_s(num_nodes)
+        return clock.now - started
+
+    assert read_s(trees=60, num_nodes=256) == 0.0  # a burst
+    clock.now += 10.0
+    assert read_s(trees=5000, num_nodes=256) > 5.0
+    clock.now += 10.0
+    started = clock.now
+    for _ in range(8 * 50 * 3):  # a second of eight sessions, of fifty steps each, with three trees of 32 nodes a step
+        clock.now += 1.0 / (8 * 50 * 3)
+        assert link.pause_s(32) == 0.0
+    assert clock.now - started == pytest.approx(1.0)
 
 
 async def test_the_writer_wakes_when_there_is_something_to_send_and_when_the_link_is_shut():
@@ -474,6 +647,38 @@ def test_those_serve_a_session_whom_its_speculation_wants():
     with pytest.raises(PacelineError, match=r"'nobody'; connected are: d1, d2, d3, recycling, suffix") as caught:
         hub.check(Speculation(("suffix", "nobody")))
     assert caught.value.reason is Reason.UNKNOWN_DRAFTER
+
+
+def test_somebodys_own_drafter_serves_only_those_who_name_its_id():
+    hub = DrafterHub()
+    own, other = make_link("alice-1", name="suffix", own=True), make_link("d2", name="suffix")
+    for link in (own, other):
+        hub.connect(link)
+    session = make_session()
+    cases = [
+        (None, [other]),
+        (("suffix",), [other]),
+        (("alice-1",), [own]),
+        (("alice-1", "suffix"), [own, other]),
+        (("alice-1", "d2"), [own, other]),
+        ((), []),
+    ]
+    for wanted, links in cases:
+        session.speculation = Speculation(wanted)
+        hub.check(session.speculation)
+        hub.engage(session)
+        assert hub.serving(session) == links, wanted
+
+
+def test_somebodys_own_drafter_is_not_told_of_to_others():
+    hub = DrafterHub()
+    hub.connect(make_link("alice-1", name="alices", own=True))
+    hub.connect(make_link("d2", name="suffix"))
+    for name in ("alices", "nobody"):
+        with pytest.raises(PacelineError, match="connected are: d2, suffix") as caught:
+            hub.check(Speculation((name,)))
+        assert caught.value.reason is Reason.UNKNOWN_DRAFTER
+        assert "alice-1" not in caught.value.message
 
 
 def test_who_is_disengaged_loses_its_candidates_and_the_others_keep_theirs():

@@ -34,6 +34,7 @@ from paceline.v1 import (
 from paceline.verifier.__main__ import Verifier
 from paceline.verifier.cost import ForwardCost
 from paceline.verifier.engine import Engine
+from paceline.verifier.link import MAX_BURST_S, MAX_SHARE, MESSAGE_S, NODE_S
 from paceline.verifier.model import engines
 from paceline.verifier.model.batch import StepPlan, StepResult
 from paceline.verifier.model.blocks import BLOCK_TOKENS
@@ -228,6 +229,7 @@ class Drafter:
         self.commits: list[drafting_pb2.Commit] = []
         self.num_closed = 0
         self.refusals: list[drafting_pb2.Refusal] = []
+        self.pongs: list[int] = []
         self.ended: asyncio.Task[None] | None = None
 
     async def connect(self, client: Client) -> None:
@@ -251,6 +253,8 @@ class Drafter:
                 self.welcome = body
             elif kind == "refusal":
                 self.refusals.append(body)
+            elif kind == "pong":
+                self.pongs.append(body.nonce)
             elif kind == "closed":
                 del self.sessions[body.session_id]
                 self.num_closed += 1
@@ -269,6 +273,9 @@ class Drafter:
         assert digest_of(context) == body.digest
         for tree in self._propose(body.session_id, context):
             self.outgoing.put_nowait(drafting_pb2.DrafterMessage(draft=tree))
+
+    def ping(self, nonce: int) -> None:
+        self.outgoing.put_nowait(drafting_pb2.DrafterMessage(ping=drafting_pb2.Ping(nonce=nonce)))
 
     async def leave(self) -> None:
         self.outgoing.put_nowait(drafting_pb2.DrafterMessage(goodbye=drafting_pb2.Goodbye()))
@@ -612,6 +619,140 @@ async def test_a_drafter_that_joins_late_gets_the_context_so_far_and_its_best_to
     assert commit.top_k.k == 16
     assert commit.top_k.tokens[0] == context[commit.length - 2]
     assert commit.top_k.successors[0] == context[commit.length - 1] == commit.tokens[0]
+
+
+async def test_somebodys_own_drafter_hears_of_no_session_but_those_that_name_its_id(start):
+    client = await start()
+    plain = await client.generate(speculation=OFF)
+    own = Drafter(talks_garbage(3), drafter_id="alice-1", name="suffix", own=True)
+    # Of protocol 1.0, which is served as ever.
+    old = types_pb2.Peer(package="old", protocol_major=PROTOCOL_MAJOR)
+    other = Drafter(knows(plain.ids), drafter_id="d2", name="suffix", peer=old)
+    for drafter in (own, other):
+        await drafter.connect(client)
+    asked = [[], ["suffix"], ["d2"], ["alice-1"], ["alice-1", "suffix"]]
+    heard = []
+    for named in asked:
+        before = len(own.opened), len(other.opened)
+        answer = await client.generate(speculation=types_pb2.Speculation(drafters=named))
+        assert (answer.ids, answer.text) == (plain.ids, plain.text)
+        assert (answer.finished.total.steps < 20) == (named != ["alice-1"])
+        heard.append((len(own.opened) - before[0], len(other.opened) - before[1]))
+    assert heard == [(0, 1), (0, 1), (0, 1), (1, 0), (1, 1)]
+    told = await client.stub.GetModel(verifier_pb2.GetModelRequest())
+    assert {each.drafter_id: each.own for each in told.drafters} == {"alice-1": True, "d2": False}
+
+
+async def test_a_running_request_may_take_its_own_drafter_and_leave_it(start):
+    client = await start()
+    own = Drafter(silent, drafter_id="alice-1", own=True)
+    await own.connect(client)
+    model = GatedModel(client.engine)
+    request = await client.begin(request_id="r").started()
+    await eventually(model.waiting.is_set)
+    for number, named in enumerate((["alice-1"], [], ["alice-1"]), 1):
+        speculation = types_pb2.Speculation(drafters=named)
+        await client.stub.Engage(verifier_pb2.EngageRequest(request_id="r", speculation=speculation))
+        await eventually(lambda named=named: bool(own.sessions) == bool(named))
+        assert len(own.opened) == (number + 1) // 2
+    model.gate.set()
+    assert len((await request.rest()).ids) == 24
+
+
+def in_parts(answer: list[int], ahead: bool) -> Propose:
+    """Proposes the right continuation bit by bit; what it says after the final tree is drafted ahead."""
+    whole = [*PROMPT, *answer]
+
+    def propose(session_id: int, context: list[int]) -> list[drafting_pb2.DraftTree]:
+        def tree(length: int, final: bool) -> drafting_pb2.DraftTree:
+            message = chain(session_id, context, whole[len(context) : len(context) + length])
+            message.final = final
+            return message
+
+        nothing = tree(0, final=False)
+        return [nothing, tree(1, False), tree(2, False), tree(3, True), *([tree(6, False), tree(9, True)] * ahead)]
+
+    return propose
+
+
+async def test_drafts_that_come_in_parts_are_all_used_and_change_nothing(start):
+    client = await start()
+    plain = await client.generate(max_tokens=100, speculation=OFF)
+    for ahead in (False, True):
+        drafter = Drafter(in_parts(plain.ids, ahead))
+        await drafter.connect(client)
+        fast = await client.generate(max_tokens=100)
+        assert (fast.ids, fast.text, fast.end) == (plain.ids, plain.text, plain.end)
+        assert fast.finished.total.steps < 50
+        answers = client.verifier.state.hub.links["d1"].answers
+        assert answers.first.num_answers >= answers.rest.num_answers > 0
+        assert drafter.refusals == []
+        await drafter.leave()
+        await eventually(lambda: client.verifier.state.hub.links == {})
+
+
+async def test_drafters_are_told_what_pays_and_how_fast_steps_follow_one_another(start):
+    client = await start(drafting="auto")
+    client.engine.times.cost = ForwardCost((1, 65), (0.02, 0.084))  # a row more costs a twentieth of the first
+    model = GatedModel(client.engine)
+    model.gate.set()
+    drafter = Drafter(silent)
+    await drafter.connect(client)
+    started = time.perf_counter()
+    await client.generate(max_tokens=40)
+    elapsed_us = (time.perf_counter() - started) * 1e6
+    await eventually(lambda: drafter.num_closed == 1)
+    assert 0.0 < drafter.opened[0].least_value <= 0.05 + 1e-6
+    first, *later = drafter.commits  # nothing was before the first step
+    assert first.step_us > 0
+    assert all(commit.step_us >= STEP_S * 1e6 * len(commit.tokens) for commit in later)
+    assert sum(commit.step_us for commit in drafter.commits) <= elapsed_us
+
+
+async def test_a_ping_is_answered_while_the_model_computes(start):
+    client = await start()
+    drafter = Drafter(silent)
+    await drafter.connect(client)
+    model = GatedModel(client.engine)
+    request = await client.begin().started()
+    await eventually(model.waiting.is_set)
+    for nonce in (1, 2**64 - 1):
+        drafter.ping(nonce)
+    await eventually(lambda: drafter.pongs == [1, 2**64 - 1])
+    for nonce in range(3000):
+        drafter.ping(nonce)
+    model.gate.set()
+    assert len((await request.rest()).ids) == 24
+    assert len(drafter.pongs) < 1500
+    await drafter.leave()
+
+
+async def test_a_drafter_that_floods_its_stream_is_read_slowly_and_the_others_are_served(start):
+    client = await start()
+    plain = await client.generate(max_tokens=60, speculation=OFF)
+    flooding, good = Drafter(silent, drafter_id="f", name="flood"), Drafter(knows(plain.ids), name="good")
+    for drafter in (flooding, good):
+        await drafter.connect(client)
+    link = client.verifier.state.hub.links["f"]
+    read: list[float] = []
+    pause_s = link.pause_s
+    link.pause_s = lambda num_nodes=0: read.append(time.monotonic()) or pause_s(num_nodes)
+    model = GatedModel(client.engine)
+    request = await client.begin(max_tokens=60).started()
+    await eventually(lambda: len(flooding.sessions) == 1 and model.waiting.is_set())
+    ((session_id, context),) = flooding.sessions.items()
+    for turn in range(20_000):
+        tree = DraftTree((turn % VOCAB,) * 50, (-1, *range(49)), (-0.01,) * 50, (0,) * 50)
+        flooding.outgoing.put_nowait(
+            drafting_pb2.DrafterMessage(draft=encode_tree(Anchor(session_id, len(context), digest_of(context)), tree))
+        )
+    await eventually(lambda: len(read) > MAX_BURST_S / MESSAGE_S / 2)
+    model.gate.set()
+    answer = await request.rest()
+    assert answer.ids == plain.ids
+    assert answer.finished.total.steps < 50
+    cost_s = MESSAGE_S + 50 * NODE_S
+    assert (len(read) - 1) * cost_s <= 1.1 * MAX_BURST_S + MAX_SHARE * (read[-1] - read[0])
 
 
 async def test_hello_is_checked_and_the_same_id_again_replaces_the_old_stream(start):

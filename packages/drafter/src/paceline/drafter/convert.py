@@ -20,9 +20,13 @@ PACKAGE = "paceline-drafter"
 MAX_VOCAB_SIZE = 1 << 21
 MAX_TOP_K_ROWS = 1 << 14
 MAX_QUARANTINE_S = 3600.0
+OWN_SINCE_MINOR = 1  # protocol 1.1 has Hello.own
 
 
-def hello(drafter_id: str, name: str, strategies: Sequence[str], commit_top_k: int) -> drafting_pb2.DrafterMessage:
+def hello(
+    drafter_id: str, name: str, strategies: Sequence[str], commit_top_k: int, own: bool = False
+) -> drafting_pb2.DrafterMessage:
+    """own: only sessions whose request names the drafter's id are announced to it."""
     return drafting_pb2.DrafterMessage(
         hello=drafting_pb2.Hello(
             peer=make_peer(PACKAGE, VERSION),
@@ -30,6 +34,7 @@ def hello(drafter_id: str, name: str, strategies: Sequence[str], commit_top_k: i
             name=name,
             strategies=strategies,
             commit_top_k=commit_top_k,
+            own=own,
         )
     )
 
@@ -38,12 +43,22 @@ def goodbye(reason: str) -> drafting_pb2.DrafterMessage:
     return drafting_pb2.DrafterMessage(goodbye=drafting_pb2.Goodbye(reason=reason))
 
 
+def ping(nonce: int) -> drafting_pb2.DrafterMessage:
+    """Asks for a pong with the same nonce, an unsigned 64-bit number. Verifiers of protocol 1.0 send none."""
+    return drafting_pb2.DrafterMessage(ping=drafting_pb2.Ping(nonce=nonce))
+
+
+def read_pong(message: drafting_pb2.Pong) -> int:
+    """The nonce of the ping that is answered."""
+    return message.nonce
+
+
 def draft_message(draft: Draft) -> drafting_pb2.DrafterMessage:
     tree = encode_tree(draft.anchor, draft.tree, draft_us=draft.draft_us, final=draft.final)
     return drafting_pb2.DrafterMessage(draft=tree)
 
 
-def member(drafter_id: str, name: str, strategies: Sequence[str]) -> router_pb2.Member:
+def member(drafter_id: str, name: str, strategies: Sequence[str], own: bool = False) -> router_pb2.Member:
     """What is announced to routers."""
     return router_pb2.Member(
         id=drafter_id,
@@ -51,16 +66,30 @@ def member(drafter_id: str, name: str, strategies: Sequence[str]) -> router_pb2.
         name=name,
         strategies=strategies,
         peer=make_peer(PACKAGE, VERSION),
+        own=own,
     )
 
 
-def read_terms(message: drafting_pb2.VerifierMessage, asked_top_k: int) -> Terms:
-    """The terms in a Welcome. Raises MALFORMED, OUT_OF_RANGE or INCOMPATIBLE_VERSION."""
+def read_terms(message: drafting_pb2.VerifierMessage, asked_top_k: int, own: bool = False) -> Terms:
+    """The terms in a Welcome. Raises MALFORMED, OUT_OF_RANGE or INCOMPATIBLE_VERSION.
+
+    own: what Hello said. A verifier that is too old to know what that means would announce everybody's sessions.
+    """
     kind = message.WhichOneof("message")
     if kind != "welcome":
         raise PacelineError(Reason.MALFORMED, f"the first message is {kind}; it must be welcome", field="message")
     welcome = message.welcome
     check_peer(welcome.peer)
+    if own and welcome.peer.protocol_minor < OWN_SINCE_MINOR:
+        raise PacelineError(
+            Reason.INCOMPATIBLE_VERSION,
+            f"the verifier speaks protocol {welcome.peer.protocol_major}.{welcome.peer.protocol_minor} and would "
+            "announce everybody's sessions to a drafter that is somebody's own; install a later paceline-verifier, or "
+            "leave --own out",
+            field="welcome.peer.protocol_minor",
+            value=welcome.peer.protocol_minor,
+            limit=f"at least {OWN_SINCE_MINOR}",
+        )
     if not 1 <= welcome.vocab_size <= MAX_VOCAB_SIZE:
         raise out_of_range("welcome.vocab_size", welcome.vocab_size, f"in 1 … {MAX_VOCAB_SIZE}")
     if welcome.commit_top_k > asked_top_k:
@@ -79,6 +108,9 @@ def read_terms(message: drafting_pb2.VerifierMessage, asked_top_k: int) -> Terms
 
 def read_opening(message: drafting_pb2.SessionOpened, terms: Terms) -> Opening:
     """Raises EMPTY_PROMPT, PROMPT_TOO_LONG, OUT_OF_RANGE or TOKEN_OUT_OF_VOCABULARY."""
+    least_value = message.least_value
+    if not (math.isfinite(least_value) and least_value >= 0.0):
+        raise out_of_range("opened.least_value", least_value, "finite and at least 0")
     if not message.tokens:
         raise PacelineError(
             Reason.EMPTY_PROMPT, "opened.tokens is empty; a session has a prompt", field="opened.tokens"
@@ -93,6 +125,7 @@ def read_opening(message: drafting_pb2.SessionOpened, terms: Terms) -> Opening:
         sampling=_sampling(message.sampling),
         memory_key=message.memory_key,
         max_nodes=message.max_nodes,
+        least_value=least_value,
     )
 
 
@@ -104,6 +137,7 @@ def read_commit(message: drafting_pb2.Commit, terms: Terms) -> Commit:
         length=message.length,
         digest=message.digest,
         top_k=_top_k(message.top_k, terms),
+        step_s=message.step_us * 1e-6,
     )
 
 

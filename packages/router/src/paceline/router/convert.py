@@ -66,6 +66,7 @@ def member_from_proto(message: router_pb2.Member) -> Member:
         capacity=message.capacity,
         draining=message.draining,
         connected=tuple(message.connected),
+        own=message.own,
         package=message.peer.package,
         version=message.peer.version,
         protocol=(message.peer.protocol_major, message.peer.protocol_minor),
@@ -111,6 +112,7 @@ def member_to_proto(member: Member) -> router_pb2.Member:
         capacity=member.capacity,
         draining=member.draining,
         connected=member.connected,
+        own=member.own,
         peer=types_pb2.Peer(
             package=member.package,
             version=member.version,

@@ -61,7 +61,7 @@ class Engagement:
         self._engaging: asyncio.Task[None] | None = None
         self._pending: Arm | None = None
         connected = self._connected()
-        named = wish.present(connected) if continuing else wish.drafters
+        named = wish.present(gone.remaining(backend.roster.drafters_at(verifier))) if continuing else wish.drafters
         if wish.free:
             arm = self._choose(connected)
             named = arm.drafters

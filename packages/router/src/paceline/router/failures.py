@@ -36,6 +36,8 @@ class Verdict(Enum):
     """It is well but full: go on at another, or wait."""
     DRAFTER_GONE = "drafter gone"
     """A drafter left between choice and call: choose again without it."""
+    DRAFTER_ELSEWHERE = "drafter elsewhere"
+    """A drafter that the client named isn't there; perhaps at another verifier."""
     REFUSED = "refused"
     """The request is at fault, or its time is up: the client gets the error as it is."""
 
@@ -45,13 +47,14 @@ _LOST_REASONS = frozenset({Reason.INTERNAL, Reason.VERIFIER_LOST, Reason.LOADING
 _LOST_CODES = frozenset({"UNAVAILABLE", "INTERNAL", "UNKNOWN", "CANCELLED", "ABORTED"})
 
 
-def judge(error: VerifierError, *, may_drop: bool, continuing: bool) -> Verdict:
+def judge(error: VerifierError, *, may_drop: bool, named: bool, continuing: bool) -> Verdict:
     """What a failure means.
 
     Args:
         error: of the call.
         may_drop: the call had drafters, and they may be left out: because the router chose them, or because the
             answer has begun. Those that a client names for a new request are its to change.
+        named: the client named the drafters.
         continuing: the request ran at a verifier before. Then its id may still be taken there, if it was not
             the verifier but the connection that broke; that passes as soon as the verifier notices.
     """
@@ -65,4 +68,6 @@ def judge(error: VerifierError, *, may_drop: bool, continuing: bool) -> Verdict:
         return Verdict.BUSY
     if error.reason is Reason.UNKNOWN_DRAFTER and may_drop:
         return Verdict.DRAFTER_GONE
+    if error.reason is Reason.UNKNOWN_DRAFTER and named and not continuing:
+        return Verdict.DRAFTER_ELSEWHERE
     return Verdict.REFUSED

@@ -25,6 +25,7 @@ class Member:
         capacity: sessions a verifier runs at once.
         draining: finish what runs, send nothing new.
         connected: ids of the drafters on a verifier's streams.
+        own: a drafter that serves only requests that name its id.
         package, version, protocol: who it is, for people.
     """
 
@@ -40,6 +41,7 @@ class Member:
     capacity: int = 0
     draining: bool = False
     connected: tuple[str, ...] = ()
+    own: bool = False
     package: str = ""
     version: str = ""
     protocol: tuple[int, int] = (0, 0)

@@ -25,6 +25,7 @@ log = structlog.get_logger()
 
 BUSY_S = 0.5
 MAX_IDLE_FAILURES = 3
+MAX_ASKED = 4  # verifiers, for a drafter that they don't have
 
 
 class Relay:
@@ -58,6 +59,7 @@ class Relay:
         self._num_lost_outcomes = 0
         self._gone = Gone()
         self._busy: dict[str, float] = {}
+        self._lacking: set[str] = set()  # verifiers without a drafter that the client named
         self._refusal: VerifierError | None = None
         self._failure: VerifierError | None = None
         self._idle_failures = 0
@@ -110,6 +112,7 @@ class Relay:
             return None
         if kind == "started" and not self._started:
             self._started = True
+            self._lacking.clear()  # from now on it may go on without the drafter
             return event
         if kind == "tokens":
             self._relayed.extend(event.tokens.ids)
@@ -138,10 +141,15 @@ class Relay:
             return
         self._num_lost_outcomes = len(self._outcomes)
         may_drop = bool(engagement.speculation.drafters) and (self._wish.free or self._started)
-        verdict = judge(error, may_drop=may_drop, continuing=self._started)
+        verdict = judge(error, may_drop=may_drop, named=bool(self._wish.drafters), continuing=self._started)
         if verdict is Verdict.REFUSED:
             raise error
-        if verdict is Verdict.DRAFTER_GONE:
+        if verdict is Verdict.DRAFTER_ELSEWHERE:
+            self._lacking.add(verifier.member_id)
+            self._refusal = error
+            if len(self._lacking) >= MAX_ASKED:
+                raise error
+        elif verdict is Verdict.DRAFTER_GONE:
             engagement.drafter_gone(error.value)
         elif verdict is Verdict.BUSY:
             self._busy[verifier.member_id] = self._backend.clock() + BUSY_S
@@ -199,12 +207,16 @@ class Relay:
             for member in self._backend.roster.available()
             if self._model in ("", member.model)
             and (not self._started or member.tokenizer_hash == self._tokenizer_hash)
-            and now_s >= self._busy.get(member.member_id, now_s)
+            and member.member_id not in self._lacking
         ]
+        free = [member for member in fitting if now_s >= self._busy.get(member.member_id, now_s)]
         if not self._wish.drafters:
-            return fitting
-        names = self._backend.roster.drafter_names
-        return [member for member in fitting if self._wish.met_by(names(member))] or fitting
+            return free
+        having = [member for member in fitting if self._wish.met_by(self._backend.roster.drafters_at(member))]
+        if self._started:
+            return [member for member in free if member in having] or free
+        # If none announced all of them: what a verifier announced may be older than the drafter that is named.
+        return [member for member in having or fitting if member in free]
 
     def _check_hope(self) -> None:
         """Raises NO_VERIFIER or UNKNOWN_MODEL where waiting for a failed verifier's return makes no sense."""

@@ -48,12 +48,21 @@ class Roster:
         return least_loaded(verifiers, self._in_flight)
 
     def drafter_names(self, verifier: Member) -> dict[str, str]:
-        """Names by id of the registered drafters that are connected to a verifier, as it announced last."""
-        return self._names(self._current(verifier).connected)
+        """Names by id of the registered drafters that are connected to a verifier, as it announced last, and that
+        anybody may use."""
+        known = self.known_drafters()
+        connected = self._current(verifier).connected
+        return {drafter_id: known[drafter_id] for drafter_id in connected if drafter_id in known}
+
+    def drafters_at(self, verifier: Member) -> dict[str, str]:
+        """The same for all that are connected. One that is somebody's own, or that announced itself to the verifier
+        only, has no name by which it could be asked for; its id stands for it."""
+        connected = self._current(verifier).connected
+        return {drafter_id: drafter_id for drafter_id in connected} | self.drafter_names(verifier)
 
     def known_drafters(self) -> dict[str, str]:
-        """Names by id of all registered drafters."""
-        return {member.member_id: member.name for member in self.members(Role.DRAFTER)}
+        """Names by id of all registered drafters that anybody may use."""
+        return {member.member_id: member.name for member in self.members(Role.DRAFTER) if not member.own}
 
     @contextmanager
     def placed(self, verifier: Member) -> Iterator[None]:
@@ -93,7 +102,3 @@ class Roster:
             if lease.member.member_id == verifier.member_id:
                 return lease.member
         return verifier
-
-    def _names(self, drafter_ids: tuple[str, ...]) -> dict[str, str]:
-        known = self.known_drafters()
-        return {drafter_id: known[drafter_id] for drafter_id in drafter_ids if drafter_id in known}

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from paceline.router.arms import PLAIN, Arm, arm_of, arms_for
-from paceline.wire.errors import PacelineError, Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,20 +26,6 @@ class Wish:
     def free(self) -> bool:
         """The router chooses."""
         return not self.off and not self.drafters
-
-    def check(self, known: Mapping[str, str]) -> None:
-        """Raises UNKNOWN_DRAFTER for one that isn't registered. `known` are names by id."""
-        names = set(known) | set(known.values())
-        for drafter in self.drafters:
-            if drafter not in names:
-                listed = ", ".join(sorted(set(known.values()))) or "none"
-                raise PacelineError(
-                    Reason.UNKNOWN_DRAFTER,
-                    f"speculation.drafters names {drafter!r}; registered are: {listed}",
-                    field="speculation.drafters",
-                    value=drafter,
-                    limit=listed,
-                )
 
     def met_by(self, connected: Mapping[str, str]) -> bool:
         """Whether all the drafters it names are connected. `connected` are names by id."""

@@ -180,7 +180,9 @@ def _check_tokens(field: str, tokens: Sequence[int], vocab_size: int) -> None:
         )
 
 
-def opened_message(session: domain.Session, memory_key: bytes, max_nodes: int) -> drafting_pb2.SessionOpened:
+def opened_message(
+    session: domain.Session, memory_key: bytes, max_nodes: int, least_value: float
+) -> drafting_pb2.SessionOpened:
     """What a drafter is told of a session it is to serve, as it stands now."""
     sampling = session.request.sampling
     return drafting_pb2.SessionOpened(
@@ -197,6 +199,7 @@ def opened_message(session: domain.Session, memory_key: bytes, max_nodes: int) -
         ),
         memory_key=memory_key,
         max_nodes=max_nodes,
+        least_value=least_value,
     )
 
 

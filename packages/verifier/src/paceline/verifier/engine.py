@@ -187,6 +187,10 @@ class Engine:
         if session.session_id in self._running:
             self._arrived.set()
 
+    def promise(self, session: Session) -> float:
+        """Tokens that its candidates, as they are now, promise the session's next step."""
+        return sum(candidate.value for candidate in self._candidates(session, self._limits.max_nodes))
+
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
@@ -226,7 +230,7 @@ class Engine:
         """Times of a step."""
         reading = [rows for part, rows in zip(planned, plan.sessions, strict=True) if part.session.reading]
         num_decoding = len(planned) - len(reading)
-        between_s = None if self._ended_s is None else max(0.0, result.started_s - self._ended_s)
+        between_s = self._between_s(result)
         served = [part for part in planned if self._hub.serving(part.session)]
         self.times.observe(TimedStep(plan.num_rows, len(planned), len(reading), result.seconds, between_s))
         gap_s = None
@@ -241,6 +245,10 @@ class Engine:
                 self._hub.hold(not self.pacing.drafting)
         self._ended_s = result.started_s + result.seconds
         self.metrics.stepped(result.seconds, plan.num_rows, gap_s, self._waited_s)
+
+    def _between_s(self, result: StepResult) -> float | None:
+        """From the step before to this one's beginning; None if there was nothing to do meanwhile."""
+        return None if self._ended_s is None else max(0.0, result.started_s - self._ended_s)
 
     def _can_admit(self) -> bool:
         return bool(self._queue) and len(self._running) < self._limits.max_sessions
@@ -320,9 +328,9 @@ class Engine:
             if not self._decoding(session):
                 return 0.0  # a prompt is being read; drafts arrive meanwhile
             for link in self._hub.serving(session):
-                due_s = link.due_in_s(session)
-                if due_s is not None:
-                    pending.append(Pending(due_s, link.gain.tokens))
+                owed = link.pending(session)
+                if owed:
+                    pending += owed
                     late.append((link, session))
         if not pending:
             return 0.0
@@ -415,6 +423,7 @@ class Engine:
     def _commit(self, planned: list[_Planned], plan: StepPlan, result: StepResult) -> list[tuple[int, ...]]:
         """What the next step and the drafters need. Returns the tokens that each session took."""
         taken: list[tuple[int, ...]] = []
+        step_s = result.seconds + (self._between_s(result) or 0.0)
         for part, rows, outcome in zip(planned, plan.sessions, result.sessions, strict=True):
             session = part.session
             taken.append(())
@@ -425,7 +434,7 @@ class Engine:
                 taken[-1] = session.commit(outcome, part.candidates)
                 after = (rows.chain[-1], *rows.tree_tokens)
                 for link in self._hub.serving(session):
-                    link.commit(session, taken[-1], after, outcome.top)
+                    link.commit(session, taken[-1], after, outcome.top, step_s)
             if not session.request.no_store:
                 self._model.pool.remember(session.slot, session.tokens)
         return taken
@@ -473,7 +482,6 @@ class Engine:
         accepted = set(outcome.accepted)
         proposed: dict[str, int] = {}
         right: dict[str, int] = {}
-        gained: dict[str, int] = {}
         for index, candidate in enumerate(part.candidates):
             sources = candidate.node.proposals
             for source in sources:
@@ -484,10 +492,6 @@ class Engine:
             if index in accepted:
                 for source in sources:
                     right[source.strategy] = right.get(source.strategy, 0) + 1
-                for drafter_id in {source.drafter_id for source in sources}:
-                    gained[drafter_id] = gained.get(drafter_id, 0) + 1
-        for link in self._hub.serving(part.session):
-            link.gain.observe(gained.get(link.info.drafter_id, 0))
         for strategy, count in proposed.items():
             self.metrics.drafted(strategy, count, right.get(strategy, 0))
 

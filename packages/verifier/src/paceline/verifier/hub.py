@@ -38,15 +38,20 @@ class DrafterHub:
         link.shut()
 
     def wanted(self, link: DrafterLink, speculation: Speculation) -> bool:
-        """Whether a request with this choice wants this drafter."""
+        """Whether a request with this choice wants this drafter; somebody's own must be named by its id."""
         chosen = speculation.drafters
+        if link.info.own:
+            return chosen is not None and link.info.drafter_id in chosen
         return chosen is None or link.info.drafter_id in chosen or link.info.name in chosen
 
     def check(self, speculation: Speculation) -> None:
-        """Raises UNKNOWN_DRAFTER if a drafter is named that isn't connected."""
-        known = {name for link in self.links.values() for name in (link.info.drafter_id, link.info.name)}
+        """Raises UNKNOWN_DRAFTER if a drafter is named that isn't connected. It doesn't tell of those that are
+        somebody's own: they are nobody else's business."""
+        infos = [link.info for link in self.links.values()]
+        known = {name for info in infos if not info.own for name in (info.drafter_id, info.name)}
+        own = {info.drafter_id for info in infos if info.own}
         for name in speculation.drafters or ():
-            if name not in known:
+            if name not in known | own:
                 raise PacelineError(
                     Reason.UNKNOWN_DRAFTER,
                     f"speculation.drafters names {name!r}; connected are: {', '.join(sorted(known)) or 'none'}",

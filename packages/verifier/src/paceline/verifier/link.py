@@ -15,30 +15,60 @@ from dataclasses import dataclass, field
 import structlog
 
 from paceline.v1 import drafting_pb2
+from paceline.verifier.allowance import Allowance
+from paceline.verifier.answers import Answers
 from paceline.verifier.convert import opened_message, top_k_message
 from paceline.verifier.model.batch import TopRows
 from paceline.verifier.quarantine import Standing
 from paceline.verifier.session import Session
 from paceline.verifier.trie import Source
-from paceline.verifier.waiting import Gain, Latency
+from paceline.verifier.waiting import Pending
 from paceline.wire.errors import PacelineError, Reason
-from paceline.wire.tree import TreeBounds, decode_tree
+from paceline.wire.tree import Anchor, DraftTree, TreeBounds, decode_tree
 
 log = structlog.get_logger()
 
 MAX_TREE_NODES = 256
 MAX_TREE_DEPTH = 64
-REMEMBERED_SENDS = 16
+PINGS_PER_S = 10.0
+MAX_PINGS = 16  # at once
+# What a message costs the event loop, and the share of it that one drafter may have: twice of what it takes to answer
+# eight sessions of fifty steps a second with three trees each, drafted ahead.
+MESSAGE_S = 100e-6
+NODE_S = 1.2e-6
+MAX_SHARE = 0.25
+MAX_BURST_S = 0.1
+MAX_STEP_US = (1 << 32) - 1
 
 
 @dataclass(frozen=True, slots=True)
 class DrafterInfo:
-    """What a drafter said of itself; checked."""
+    """What a drafter said of itself; checked. `own`: it serves only requests that name its id."""
 
     drafter_id: str
     name: str
     strategies: tuple[str, ...]
     commit_top_k: int
+    own: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What a link needs to know of the verifier.
+
+    Attributes:
+        vocab_size: of the target.
+        max_nodes: candidates of one session in one step.
+        memory_key: of a session, what may be remembered of it under.
+        least_value: probability of a path that can pay at all, as measured now.
+        promise: of a session, the tokens that its candidates promise the next step.
+    """
+
+    vocab_size: int
+    max_nodes: int
+    memory_key: Callable[[Session], bytes]
+    least_value: Callable[[], float]
+    promise: Callable[[Session], float]
 
 
 @dataclass(slots=True)
@@ -49,6 +79,7 @@ class _Update:
     tokens: list[int] = field(default_factory=list)
     top_tokens: list[int] = field(default_factory=list)
     top_ids: list[list[int]] = field(default_factory=list)
+    step_s: float = 0.0
 
 
 class DrafterLink:
@@ -57,9 +88,7 @@ class DrafterLink:
     Args:
         info: from its Hello.
         standing: how it has behaved so far.
-        vocab_size: of the target.
-        max_nodes: candidates of one session in one step.
-        memory_key: of a session, what may be remembered of it under.
+        verification: what it works for.
         clock: monotonic seconds.
     """
 
@@ -67,28 +96,25 @@ class DrafterLink:
         self,
         info: DrafterInfo,
         standing: Standing,
-        vocab_size: int,
-        max_nodes: int,
-        memory_key: Callable[[Session], bytes],
+        verification: Verification,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.info = info
         self.sources = tuple(Source(info.drafter_id, strategy) for strategy in info.strategies)
-        self.latency = Latency()
-        self.gain = Gain()
+        self.answers = Answers(clock)
         self.closed = False
         self._standing = standing
-        self._bounds = TreeBounds(MAX_TREE_NODES, MAX_TREE_DEPTH, vocab_size, len(info.strategies))
-        self._max_nodes = max_nodes
-        self._memory_key = memory_key
+        self._bounds = TreeBounds(MAX_TREE_NODES, MAX_TREE_DEPTH, verification.vocab_size, len(info.strategies))
+        self._verification = verification
         self._clock = clock
         self._sessions: dict[int, Session] = {}
         self._updates: OrderedDict[int, _Update] = OrderedDict()
         self._closings: deque[int] = deque()
         self._ended: deque[int] = deque(maxlen=256)
         self._refusals: deque[drafting_pb2.Refusal] = deque(maxlen=64)
-        self._sent: dict[int, OrderedDict[int, float]] = {}
-        self._answered: dict[int, int] = {}
+        self._pongs: deque[int] = deque(maxlen=MAX_PINGS)
+        self._pings = Allowance(PINGS_PER_S, MAX_PINGS)
+        self._share = Allowance(MAX_SHARE, MAX_BURST_S)
         self._held = False
         self._wake = asyncio.Event()
 
@@ -106,13 +132,22 @@ class DrafterLink:
         self._updates[session.session_id] = _Update(opened=True)
         self._wake.set()
 
-    def commit(self, session: Session, tokens: tuple[int, ...], after: tuple[int, ...], top: TopRows | None) -> None:
-        """Tells what committed. `after` are the tokens that the rows of `top` follow."""
+    def commit(
+        self,
+        session: Session,
+        tokens: tuple[int, ...],
+        after: tuple[int, ...],
+        top: TopRows | None,
+        step_s: float = 0.0,
+    ) -> None:
+        """Tells what committed. `after` are the tokens that the rows of `top` follow; `step_s` is the time since the
+        step before."""
         if session.session_id not in self._sessions:
             return
         update = self._updates.setdefault(session.session_id, _Update())
         if not update.opened:
             update.tokens.extend(tokens)
+            update.step_s += step_s
         if self._held:
             return  # nor does it hear the target's guesses: they would pile up
         if top is not None and self.info.commit_top_k:
@@ -124,8 +159,7 @@ class DrafterLink:
         if self._sessions.pop(session_id, None) is None:
             return
         self._ended.append(session_id)
-        self._sent.pop(session_id, None)
-        self._answered.pop(session_id, None)
+        self.answers.forget(session_id)
         update = self._updates.pop(session_id, None)
         if update is None or not update.opened:
             self._closings.append(session_id)
@@ -139,41 +173,35 @@ class DrafterLink:
         self.closed = True
         self._wake.set()
 
-    # What it is owed: is an answer to the latest commit under way?
-
-    def due_in_s(self, session: Session) -> float | None:
-        """Seconds until a draft for the session's present state should arrive; None if none is to be expected."""
-        if self.quarantined or self._answered.get(session.session_id) == session.length:
-            return None
-        sent_at = self._sent_at(session.session_id).get(session.length)
-        if sent_at is None:
-            # Not even sent: the stream's writer runs as soon as the loop is free.
-            return self.latency.mean_s if session.session_id in self._sessions else None
-        elapsed = self._clock() - sent_at
-        if elapsed > self.latency.patience_s:
-            return None
-        return max(0.0005, self.latency.patience_s - elapsed)
+    def pending(self, session: Session) -> list[Pending]:
+        """What should still come for the session's present state; nothing is to be expected of one in quarantine."""
+        if self.quarantined or not self.serves(session.session_id):
+            return []
+        return self.answers.pending(session.session_id, session.length)
 
     def overdue(self, session: Session) -> None:
-        """A step stopped waiting for this drafter: it is slower than was thought."""
-        if session.session_id not in self._sessions:
-            return
-        sent_at = self._sent_at(session.session_id).get(session.length)
-        if sent_at is None or self._answered.get(session.session_id) == session.length:
-            return
-        elapsed_s = self._clock() - sent_at
-        if elapsed_s >= self.latency.mean_s:  # else it was another drafter that was waited for
-            self.latency.observe(2.0 * elapsed_s)
-
-    def _sent_at(self, session_id: int) -> OrderedDict[int, float]:
-        """When each of the latest context lengths was sent."""
-        return self._sent.setdefault(session_id, OrderedDict())
+        """A step stopped waiting for this drafter."""
+        self.answers.overdue(session.session_id, session.length)
 
     # What it says.
 
     @property
     def quarantined(self) -> bool:
         return self._standing.quarantined(self._clock())
+
+    def pause_s(self, num_nodes: int = 0) -> float:
+        """For how long nothing more should be read after a message with so many nodes, mostly 0.
+
+        Reading is what a message costs: as long as nothing is read, gRPC holds the drafter back, and neither the steps
+        nor other drafters wait for the event loop.
+        """
+        return self._share.overdraw(self._clock(), MESSAGE_S + NODE_S * min(num_nodes, MAX_TREE_NODES + 1))
+
+    def ping(self, nonce: int) -> None:
+        """Answers, unless there were too many lately."""
+        if self._pings.take(self._clock()):
+            self._pongs.append(nonce)
+            self._wake.set()
 
     def receive(self, message: drafting_pb2.DraftTree) -> Session | None:
         """Grafts a tree onto its session; returns the session if candidates were added or waiting is now useless.
@@ -212,20 +240,20 @@ class DrafterLink:
             )
         if not len(tree) and not message.final:
             return None
-        self._observe_latency(session, anchor.length)
-        committed = session.tokens[anchor.length :]
-        grafted = session.trie.graft(tree, self.sources, committed)
+        stage = self.answers.came(session.session_id, anchor.length, message.final)
+        if stage is None or not stage.measured or self._held or anchor.length < session.length:
+            self._add(session, anchor, tree)
+        else:
+            promised = self._verification.promise(session)
+            self._add(session, anchor, tree)
+            stage.gain.observe(self._verification.promise(session) - promised)
+        return session
+
+    def _add(self, session: Session, anchor: Anchor, tree: DraftTree) -> None:
+        grafted = session.trie.graft(tree, self.sources, session.tokens[anchor.length :])
         if grafted.stale:
             for strategy in set(tree.strategy):
                 session.total.credit(self.sources[strategy]).stale += 1
-        if anchor.length == session.length:
-            self._answered[session.session_id] = session.length
-        return session
-
-    def _observe_latency(self, session: Session, length: int) -> None:
-        sent_at = self._sent_at(session.session_id).pop(length, None)
-        if sent_at is not None:
-            self.latency.observe(self._clock() - sent_at)
 
     def _refuse(self, session_id: int, error: PacelineError) -> None:
         session = self._sessions.get(session_id)
@@ -256,6 +284,8 @@ class DrafterLink:
 
     def outgoing(self) -> Iterator[drafting_pb2.VerifierMessage]:
         """Takes the messages that are due."""
+        while self._pongs:  # first, since the time until it comes is what the drafter wants to know
+            yield drafting_pb2.VerifierMessage(pong=drafting_pb2.Pong(nonce=self._pongs.popleft()))
         while self._refusals:
             yield drafting_pb2.VerifierMessage(refusal=self._refusals.popleft())
         while self._closings or self._updates:
@@ -270,26 +300,28 @@ class DrafterLink:
         session = self._sessions[session_id]
         messages: list[drafting_pb2.VerifierMessage] = []
         if update.opened:
-            opened = opened_message(session, self._memory_key(session), self._nodes(session))
+            verification = self._verification
+            opened = opened_message(
+                session, verification.memory_key(session), self._nodes(session), verification.least_value()
+            )
             messages.append(drafting_pb2.VerifierMessage(opened=opened))
         if update.tokens or update.top_tokens:
             messages.append(drafting_pb2.VerifierMessage(commit=self._commit_message(session, update)))
-        self._remember_send(session)
+        self.answers.told(session.session_id, session.length)
         return messages
 
     def _nodes(self, session: Session) -> int:
-        return min(self._max_nodes, session.speculation.max_nodes or self._max_nodes)
+        max_nodes = self._verification.max_nodes
+        return min(max_nodes, session.speculation.max_nodes or max_nodes)
 
     def _commit_message(self, session: Session, update: _Update) -> drafting_pb2.Commit:
         commit = drafting_pb2.Commit(
-            session_id=session.session_id, tokens=update.tokens, length=session.length, digest=session.digest
+            session_id=session.session_id,
+            tokens=update.tokens,
+            length=session.length,
+            digest=session.digest,
+            step_us=min(MAX_STEP_US, round(update.step_s * 1e6)),
         )
         if update.top_tokens:
             commit.top_k.CopyFrom(top_k_message(self.info.commit_top_k, update.top_tokens, update.top_ids))
         return commit
-
-    def _remember_send(self, session: Session) -> None:
-        sent = self._sent_at(session.session_id)
-        sent[session.length] = self._clock()
-        while len(sent) > REMEMBERED_SENDS:
-            sent.popitem(last=False)

@@ -19,7 +19,7 @@ from paceline.verifier import convert
 from paceline.verifier.engine import Engine
 from paceline.verifier.hub import DrafterHub
 from paceline.verifier.lessons import Lessons
-from paceline.verifier.link import MAX_TREE_DEPTH, MAX_TREE_NODES, DrafterInfo, DrafterLink
+from paceline.verifier.link import MAX_TREE_DEPTH, MAX_TREE_NODES, DrafterInfo, DrafterLink, Verification
 from paceline.verifier.model.target import Target
 from paceline.verifier.request import Request
 from paceline.verifier.session import FinishedEvent, Session
@@ -170,8 +170,7 @@ class VerifierService(verifier_pb2_grpc.VerifierServicer):
         loaded = self._state.ready()
         info = _checked_hello(hello)
         standing = self._state.hub.standings.of(info.drafter_id)
-        limits = loaded.limits
-        link = DrafterLink(info, standing, limits.vocab_size, limits.max_nodes, self._state.memory_key)
+        link = DrafterLink(info, standing, self._verification(loaded))
         yield self._welcome(info, loaded)
         self._state.hub.connect(link)
         self._state.changed.set()
@@ -190,6 +189,16 @@ class VerifierService(verifier_pb2_grpc.VerifierServicer):
             reader.cancel()
             log.info("drafter gone", drafter=info.drafter_id)
 
+    def _verification(self, loaded: Loaded) -> Verification:
+        limits, engine = loaded.limits, loaded.engine
+        return Verification(
+            vocab_size=limits.vocab_size,
+            max_nodes=limits.max_nodes,
+            memory_key=self._state.memory_key,
+            least_value=lambda: engine.times.least_value,
+            promise=engine.promise,
+        )
+
     async def _read(
         self, messages: AsyncIterator[drafting_pb2.DrafterMessage], link: DrafterLink, engine: Engine
     ) -> None:
@@ -200,8 +209,13 @@ class VerifierService(verifier_pb2_grpc.VerifierServicer):
                     session = link.receive(message.draft)
                     if session is not None:
                         engine.drafted(session)
+                elif kind == "ping":
+                    link.ping(message.ping.nonce)
                 elif kind == "goodbye":
                     return
+                pause_s = link.pause_s(len(message.draft.tokens))
+                if pause_s > 0.0:
+                    await asyncio.sleep(pause_s)
         except grpc.RpcError as error:
             log.info("drafter's stream broke", drafter=link.info.drafter_id, why=str(error)[:200])
         finally:
@@ -251,6 +265,7 @@ class VerifierService(verifier_pb2_grpc.VerifierServicer):
                     name=link.info.name,
                     strategies=link.info.strategies,
                     quarantined=link.quarantined,
+                    own=link.info.own,
                 )
                 for link in self._state.hub.links.values()
             ],
@@ -287,4 +302,10 @@ def _checked_hello(message: Any) -> DrafterInfo:
         raise out_of_range("hello.strategies", f"{len(hello.strategies)} entries", f"1 to {MAX_STRATEGIES} entries")
     if any(not 0 < len(strategy) <= convert.MAX_NAME for strategy in hello.strategies):
         raise out_of_range("hello.strategies", "a name of wrong length", f"1 to {convert.MAX_NAME} characters each")
-    return DrafterInfo(hello.drafter_id, hello.name, tuple(hello.strategies), min(hello.commit_top_k, MAX_COMMIT_TOP_K))
+    return DrafterInfo(
+        drafter_id=hello.drafter_id,
+        name=hello.name,
+        strategies=tuple(hello.strategies),
+        commit_top_k=min(hello.commit_top_k, MAX_COMMIT_TOP_K),
+        own=hello.own,
+    )

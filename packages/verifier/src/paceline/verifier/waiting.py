@@ -1,8 +1,8 @@
 """Whether a step should wait for drafts that are on their way.
 
-Starting now commits what the trie promises in one forward pass; waiting adds the drafter's usual gain and costs the
-wait. Waiting is worth it when it raises tokens per second. A slow, silent or useless drafter makes it not worth it by
-itself, since both its latency and its gain are measured.
+Starting now commits what the trie promises in one forward pass; waiting adds what an answer of the drafter usually adds
+to that promise, and costs the wait. Waiting is worth it when it raises tokens per second. A slow, silent or useless
+drafter makes it not worth it by itself, since both its latency and its gain are measured.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 INITIAL_LATENCY_S = 0.003
 INITIAL_GAIN = 0.7
 LATENCY_ADAPTATION = 0.2
-GAIN_ADAPTATION = 0.05
+GAIN_ADAPTATION = 0.2
 PATIENCE = 2.0  # deviations beyond the mean after which an answer is overdue
 MAX_WAIT_S = 0.25
 
@@ -38,12 +38,17 @@ class Latency:
 
 @dataclass(slots=True)
 class Gain:
-    """Running mean of tokens that a drafter's candidates add to a step."""
+    """Running mean of what an answer adds to the tokens that a step is expected to commit.
+
+    Not what was accepted of the drafter: of that, a part was there before the answer, from itself (an earlier tree, one
+    drafted ahead) or from others, and needs no waiting for.
+    """
 
     tokens: float = INITIAL_GAIN
 
-    def observe(self, accepted: int) -> None:
-        self.tokens += GAIN_ADAPTATION * (accepted - self.tokens)
+    def observe(self, added: float, weight: float = 1.0) -> None:
+        """An answer raised the expectation by so many tokens; weight: in answers, 1 or less."""
+        self.tokens += GAIN_ADAPTATION * weight * (added - self.tokens)
 
 
 @dataclass(frozen=True, slots=True)
