@@ -102,19 +102,23 @@ class Datastore:
     def matches(self, recent: Sequence[int], max_matches: int) -> list[tuple[Range, int]]:
         """The longest suffix of `recent` that occurs, up to MAX_MATCH tokens, and some shorter ones; longest first.
 
-        Whatever occurs, its suffixes do: so the greatest length is found by bisection, which comes by the others.
+        Whatever occurs, its suffixes do: so the greatest length is found by doubling and then by bisection, which
+        come by the others. Of those with the same places only the longest is given.
         """
         low, high = 0, min(len(recent), MAX_MATCH)
         found: list[tuple[Range, int]] = []
-        length = min(2, high)  # most matches are short
+        doubling = True
         while low < high:
+            length = min(max(2 * low, 1), high) if doubling else (low + high + 1) // 2
             match = self._find(recent[len(recent) - length :])
             if match[1]:
-                found.append(match)
                 low = length
+                if found and _num_places(found[-1]) == _num_places(match):
+                    found.pop()
+                found.append(match)
             else:
                 high = length - 1
-            length = (low + high + 1) // 2
+                doubling = False
         return found[: -max_matches - 1 : -1]
 
     def advance(self, state: Range, length: int, token: int) -> tuple[Range, int]:
@@ -167,6 +171,11 @@ def _mapped(
         if part.min() < valid.start or part.max() >= valid.stop:
             raise _unusable(name, "not what it should hold", f"numbers from {valid.start} to {valid.stop - 1}")
     return ids, memoryview(mapped).cast("i")
+
+
+def _num_places(match: tuple[Range, int]) -> int:
+    (low, high, _), _ = match
+    return high - low
 
 
 def _read_manifest(folder: Path) -> Manifest:

@@ -15,7 +15,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from paceline.drafter.coupling import claims
+from paceline.drafter.shared_noise import claims
 from paceline.drafter.strategies.base import ROOT, Budget, Candidates, Commit, Context, Sampling, ScopeBounds
 from paceline.drafter.strategies.matching import CONFIDENCE
 from paceline.drafter.strategies.recycling import RANK_CONFIDENCE
@@ -24,6 +24,7 @@ from paceline.wire.noise import gumbel
 MAX_ORDER = 4  # tokens of a context
 MAX_SUCCESSORS = 16  # kept for one context, the rarest leaving first
 MAX_COUNT = 64.0  # beyond this a context's counts are halved: what was long ago fades
+LEAST_COUNT = 0.1  # what has faded to less is forgotten
 MAX_CHILDREN = 4  # of a node
 MIN_PATH_CONFIDENCE = 0.01
 SESSION_CONTEXTS = 1 << 16  # of a session without a memory
@@ -99,8 +100,8 @@ class StochasticNgram:
             del successors[min(successors, key=successors.__getitem__)]
         successors[token] = (before or 0.0) + count
         if successors[token] > MAX_COUNT:
-            for other in successors:
-                successors[other] /= 2.0
+            halved = {other: times / 2.0 for other, times in successors.items() if times >= LEAST_COUNT}
+            self._successors[key] = halved
 
 
 class StochasticNgramProposer:
