@@ -1,15 +1,15 @@
 """Stopping rule `cost`: thinks on as long as that makes tokens come faster, by the times that were measured.
 
 With known acceptance the best draft length is given by a threshold (SpecDec++, Huang et al. 2024); here the threshold
-follows from the times. A step of `step_s` gives A = 1 + Σ values of the tree's nodes tokens, so a token more is worth
-step_s / A. A forward pass below a node of depth d and path value v gives about v^(1 + 1/d) tokens more: the next one
-is taken to be as likely as those before it were on average. So expand if
+follows from the times. A forward pass below a node of depth d and path value v gives about g = v^(1 + 1/d) tokens more:
+the next one is taken to be as likely as those before it were on average. A step of `step_s` gives A = 1 + Σ values of
+the tree's nodes tokens, so each is worth step_s / A. So expand if
 
-    v^(1 + 1/d) · step_s / A > price · draft_s
+    g · step_s / A > price · draft_s
 
-`step_s` is measured from commit to commit, drafting included if the verifier waits for it: then this finds the length
-with the most tokens per second. Of use wherever claims can be trusted, and most where drafting is dear. A pass that
-expands several nodes is charged to each of them: side branches need to be worth it by themselves.
+`step_s` is measured from commit to commit, drafting included if the verifier waits for it. Lengths and times then
+settle where tokens come fastest, or within a few per cent of that. Of use wherever claims can be trusted, and most
+where drafting is dear. A pass that expands several nodes is charged to each: side branches must be worth it alone.
 """
 
 from __future__ import annotations

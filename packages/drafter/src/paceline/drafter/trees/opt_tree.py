@@ -39,25 +39,26 @@ class OptTree:
             for node in expanded:
                 children(tree, node, self._shape.width, budget)
             layer = [child for node in expanded for child in tree.nodes[node].children]
-            chosen = set(best_tree(tree, budget))
-            wanted = [
-                node
-                for node in best(tree, layer, self._shape.width)
-                if node in chosen and can_expand(tree, node, budget)
-            ]
-            if wanted and depth < deepest:
-                return wanted if self._gain(tree, budget, depth) > self._delta else []
+            wanted = self._wanted(tree, layer, budget) if depth < deepest else []
+            if wanted:
+                gain = _expected(tree, budget, depth) - _expected(tree, budget, depth - 1)
+                return wanted if gain > self._delta else []
             expanded = [node for node in layer if tree.nodes[node].successors is not None]
         return []
 
     def select(self, tree: LiveTree, budget: Budget) -> Sequence[int]:
         return best_tree(tree, budget)
 
-    def _gain(self, tree: LiveTree, budget: Budget, depth: int) -> float:
-        """By how much the nodes of a depth raise the expected tokens, over those that are less deep."""
-        return _expected(tree, budget, depth) - _expected(tree, budget, depth - 1)
+    def _wanted(self, tree: LiveTree, layer: list[int], budget: Budget) -> list[int]:
+        """The best of a layer, of these what can be expanded, and of that what would be selected as of now."""
+        open_nodes = [node for node in best(tree, layer, self._shape.width) if can_expand(tree, node, budget)]
+        if not open_nodes:
+            return []
+        chosen = set(best_tree(tree, budget))
+        return [node for node in open_nodes if node in chosen]
 
 
 def _expected(tree: LiveTree, budget: Budget, depth: int) -> float:
+    """E of the tree down to a depth."""
     within = Budget(budget.max_nodes, min(depth, budget.max_depth), budget.least_value)
     return math.fsum(math.exp(tree.nodes[node].log_value) for node in best_tree(tree, within))
