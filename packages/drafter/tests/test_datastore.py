@@ -19,8 +19,6 @@ from paceline.drafter.datastore import build
 from paceline.drafter.datastore.command import IndexSettings, index
 from paceline.drafter.datastore.store import MANIFEST, MAX_MATCH, SUFFIXES, TOKENS, Datastore
 from paceline.drafter.datastore.suffix_array import SORTED_DEPTH, suffix_array
-from paceline.drafter.datastore.tokenizer import receive
-from paceline.v1 import types_pb2, verifier_pb2
 from paceline.wire.errors import PacelineError, Reason
 from paceline.wire.settings import StartupError
 
@@ -247,59 +245,3 @@ def test_the_command_leaves_nothing_behind_if_there_is_no_text(tmp_path: Path, c
 def test_the_command_takes_one_source_of_a_tokenizer(given: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="--verifier"):
         IndexSettings(text=[Path("a")], out=Path("b"), **given)
-
-
-class FakeVerifier:
-    def __init__(self, manifest: verifier_pb2.TokenizerManifest, chunks: list[bytes]) -> None:
-        self._parts = [verifier_pb2.GetTokenizerResponse(manifest=manifest)]
-        self._parts += [verifier_pb2.GetTokenizerResponse(chunk=chunk) for chunk in chunks]
-
-    async def GetTokenizer(self, _request: object, timeout: float) -> Any:
-        for part in self._parts:
-            yield part
-
-
-def announced(files: dict[str, bytes], tokenizer_hash: str = "") -> verifier_pb2.TokenizerManifest:
-    sha256 = build.hashlib.sha256
-    whole = b"".join(path.encode() + b"\0" + sha256(content).digest() for path, content in files.items())
-    return verifier_pb2.TokenizerManifest(
-        tokenizer_hash=tokenizer_hash or sha256(whole).hexdigest(),
-        files=[
-            types_pb2.FileInfo(path=path, size=len(content), sha256=sha256(content).digest())
-            for path, content in files.items()
-        ],
-    )
-
-
-FILES = {"added.json": b"{}", "tokenizer.json": b'{"a": 1}'}
-
-
-async def test_a_verifiers_tokenizer_is_checked_against_its_hash() -> None:
-    whole = b"".join(FILES.values())
-    manifest = announced(FILES)
-    found = await receive(FakeVerifier(manifest, [whole[:3], whole[3:]]))  # type: ignore[arg-type]
-    assert found.tokenizer_json == '{"a": 1}'
-    assert found.content_hash == manifest.tokenizer_hash
-
-
-@pytest.mark.parametrize(
-    ("manifest", "chunks", "reason"),
-    [
-        (announced(FILES), [b"{}"], Reason.HASH_MISMATCH),
-        (announced(FILES), [b'{}{"a": 2}'], Reason.HASH_MISMATCH),
-        (announced(FILES), [b'{}{"a": 1}', b"more"], Reason.OUT_OF_RANGE),
-        (announced(FILES, "0" * 64), [b'{}{"a": 1}'], Reason.HASH_MISMATCH),
-        (announced({"vocab.txt": b"a"}), [b"a"], Reason.VOCABULARY_MISMATCH),
-        (
-            verifier_pb2.TokenizerManifest(files=[types_pb2.FileInfo(path="tokenizer.json", size=1 << 40)]),
-            [],
-            Reason.OUT_OF_RANGE,
-        ),
-    ],
-)
-async def test_a_tokenizer_that_is_not_what_was_announced_is_refused(
-    manifest: verifier_pb2.TokenizerManifest, chunks: list[bytes], reason: Reason
-) -> None:
-    with pytest.raises(PacelineError) as refusal:
-        await receive(FakeVerifier(manifest, chunks))  # type: ignore[arg-type]
-    assert refusal.value.reason == reason

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
+import grpc.aio
 from pydantic import Field, model_validator
 
 from paceline.drafter.datastore.build import Encoder, tokenize, write
-from paceline.drafter.datastore.tokenizer import TargetTokenizer, fetch_tokenizer
+from paceline.drafter.target_tokenizer import fetch_tokenizer, tokenizer_json
+from paceline.v1 import verifier_pb2, verifier_pb2_grpc
+from paceline.wire.channel import connect
 from paceline.wire.errors import PacelineError
 from paceline.wire.settings import ClientSettings, StartupError
+from paceline.wire.status import from_rpc_error
 
 REPORT_EVERY_S = 0.2
+GET_MODEL_S = 30.0
 
 
 class IndexSettings(ClientSettings):
@@ -78,13 +86,41 @@ class Progress:
             print(file=sys.stderr)
 
 
+@dataclass(frozen=True, slots=True)
+class TargetTokenizer:
+    """content_hash is what the verifier's Welcome names; tokenizer_json the content of that file."""
+
+    content_hash: str
+    tokenizer_json: str
+
+
 def _target(settings: IndexSettings) -> TargetTokenizer:
     if settings.tokenizer is None:
-        return fetch_tokenizer(settings.verifier, settings)
+        return _fetch(settings.verifier, settings)
     try:
         return TargetTokenizer(settings.tokenizer_hash, settings.tokenizer.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise StartupError(f"--tokenizer {settings.tokenizer}: {error}") from error
+
+
+def _fetch(address: str, settings: ClientSettings) -> TargetTokenizer:
+    """Asks a verifier."""
+
+    async def ask() -> TargetTokenizer:
+        async with connect(address, settings) as channel:
+            stub = verifier_pb2_grpc.VerifierStub(channel)
+            model = await stub.GetModel(verifier_pb2.GetModelRequest(), timeout=GET_MODEL_S)
+            return TargetTokenizer(
+                model.tokenizer_hash, tokenizer_json(await fetch_tokenizer(stub, model.tokenizer_hash))
+            )
+
+    try:
+        return asyncio.run(ask())
+    except grpc.aio.AioRpcError as error:
+        refusal = from_rpc_error(error)
+        raise StartupError(f"verifier {address}: {refusal.message if refusal else error.details()}") from error
+    except PacelineError as error:
+        raise StartupError(f"verifier {address}: {error.message}") from error
 
 
 def _encoder(tokenizer_json: str) -> Encoder:
