@@ -22,12 +22,12 @@ from stack import Stack
 from tiny_target import make_tiny_target
 
 from paceline.drafter.drafting import Drafting, Workload, draft_model
-from paceline.drafter.export import ExportSettings, export
 from paceline.drafter.identity import Identity
 from paceline.drafter.link import Link
 from paceline.drafter.memory import Memory
 from paceline.drafter.model_session import Growth
 from paceline.drafter.models.base import LoadedModel
+from paceline.drafter.models.export import ExportSettings, export
 from paceline.drafter.models.onnx_lm import load_onnx
 from paceline.drafter.models.torch_lm import load_torch
 from paceline.drafter.settings import make_rule
@@ -128,7 +128,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
         revision = folder / f"{kind}.onnx"
         assert export(ExportSettings(model=str(path), out=revision)) == 0
         models["causal_lm", kind] = load_torch(str(path), device="cpu", dtype="float32", threads=1)
-        models["onnx_lm", kind] = load_onnx(revision, device="cpu", threads=1)
+        models["onnx_lm", kind] = load_onnx(revision, provider="cpu", threads=1)
         models["cascade", kind] = models["onnx_lm", kind]
     with Stack(folder / "stack") as stack:
         stack.start("verifier", "verifier", "--model", str(target), "--model-name", "tiny", "--drafting", "always")

@@ -22,10 +22,11 @@ VOCAB = 1000
 
 
 class FakeStream:
-    """One drafter's stream, seen from the verifier. `received` gets its messages, and None at its end."""
+    """One drafter's stream, seen from the verifier. `received` gets its messages but pings, and None at its end."""
 
     def __init__(self, hello: drafting_pb2.Hello) -> None:
         self.hello = hello
+        self.pinged = asyncio.Event()
         self.received: asyncio.Queue[drafting_pb2.DrafterMessage | None] = asyncio.Queue()
         self.to_send: asyncio.Queue[drafting_pb2.VerifierMessage | None] = asyncio.Queue()
         self.texts: dict[int, list[int]] = {}
@@ -106,7 +107,11 @@ class FakeVerifier(verifier_pb2_grpc.VerifierServicer):
 
     async def _receive(self, requests: Any, stream: FakeStream) -> None:
         async for message in requests:
-            stream.received.put_nowait(message)
+            if message.WhichOneof("message") == "ping":
+                stream.pinged.set()
+                stream.send(pong=drafting_pb2.Pong(nonce=message.ping.nonce))
+            else:
+                stream.received.put_nowait(message)
         stream.received.put_nowait(None)
         stream.to_send.put_nowait(None)
 

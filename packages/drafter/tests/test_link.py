@@ -54,6 +54,29 @@ async def test_hello_says_who_drafts_and_how(start_verifier: Any) -> None:
     assert hello.peer.protocol_major == 1
 
 
+async def test_the_link_is_measured_while_there_is_something_to_draft(start_verifier: Any) -> None:
+    verifier = await start_verifier(peer=types_pb2.Peer(protocol_major=1, protocol_minor=1))
+    async with linked(verifier.address) as link:
+        stream = await verifier.stream()
+        stream.open(1, [1, 2, 3])
+        await stream.draft()
+        async with asyncio.timeout(DEADLINE_S):
+            await stream.pinged.wait()
+            while not link._stream.sessions.pace.round_trip_s:  # type: ignore[union-attr]
+                await asyncio.sleep(0.01)
+
+
+async def test_a_verifier_of_protocol_1_0_is_not_pinged(start_verifier: Any) -> None:
+    verifier = await start_verifier(peer=types_pb2.Peer(protocol_major=1, protocol_minor=0))
+    async with linked(verifier.address):
+        stream = await verifier.stream()
+        stream.open(1, [1, 2, 3])
+        await stream.draft()
+        stream.commit(1, [4])
+        await stream.draft()
+        assert not stream.pinged.is_set()
+
+
 async def test_every_opening_and_commit_is_answered_with_a_valid_tree(start_verifier: Any) -> None:
     verifier = await start_verifier()
     async with linked(verifier.address):

@@ -219,8 +219,6 @@ class _Stream:
                 await self._call.write(convert.goodbye("stopping"))
                 await self._call.done_writing()
                 return
-            if self._pings and len(self.sessions) and self._clock() >= self._ping_at:
-                await self._ping()
             quarantine_s = self._quarantined_until - self._clock()
             if not self.sessions.is_due or quarantine_s > 0.0:
                 await self._sleep(quarantine_s if quarantine_s > 0.0 else None)
@@ -229,9 +227,11 @@ class _Stream:
             draft = self.sessions.next_draft()
             if draft is not None:
                 await self._call.write(convert.draft_message(draft))
+                if self._pings and self._clock() >= self._ping_at:
+                    await self._ping()
 
     async def _ping(self) -> None:
-        """Measures the link, while there is somebody to draft for."""
+        """Measures the link; behind a draft, so that it holds up none."""
         nonce = random.getrandbits(64)
         self._pinged = nonce, self._clock()
         self._ping_at = self._clock() + PING_S

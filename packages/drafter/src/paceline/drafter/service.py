@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
+from collections.abc import Sequence
 
 from paceline.drafter import convert
 from paceline.drafter.drafting import Drafting, DraftModel, Workload, draft_model
@@ -85,9 +86,7 @@ def load_models(settings: DrafterSettings) -> list[DraftModel]:
     for strategy in settings.model_strategies:
         kind = MODEL_STRATEGIES[strategy]
         growth = Growth(TREES[settings.tree](shape), Ahead(shape), make_rule(settings.stopping))
-        workload = Workload(
-            shape.width, settings.bridge, settings.cache_tokens, settings.max_nodes, settings.ahead, kind.guesses
-        )
+        workload = Workload(shape.width, settings.bridge, settings.cache_tokens, settings.ahead, kind.guesses)
         try:
             models.append(draft_model(strategy, kind.load(settings.model_options), growth, workload))
         except PacelineError as error:
@@ -95,7 +94,7 @@ def load_models(settings: DrafterSettings) -> list[DraftModel]:
     return models
 
 
-def make_fleet(settings: DrafterSettings, identity: Identity, models: list[DraftModel]) -> Fleet:
+def make_fleet(settings: DrafterSettings, identity: Identity, models: Sequence[DraftModel] = ()) -> Fleet:
     """The links to verifiers. They share one memory, the models, and one record of what a confidence is worth."""
     try:
         resources = open_resources(settings.quick_strategies, settings.datastore)

@@ -53,7 +53,7 @@ def load_onnx_lm(options: ModelOptions) -> LoadedModel:
         raise StartupError(
             f"strategy onnx_lm needs {error.name}: pip install 'paceline-drafter[edge]' (or [gpu] for CUDA)"
         ) from error
-    return load_onnx(Path(options.revision), device=options.device, threads=options.threads)
+    return load_onnx(Path(options.revision), provider=options.device.partition(":")[0], threads=options.threads)
 
 
 def load_either(options: ModelOptions) -> LoadedModel:
