@@ -1,7 +1,7 @@
 """Resolves requirements.in and weights.in into cpu.lock and cuda.lock, in a fresh environment.
 
-Run it after a change to either. The two locks differ in torch only: cuda.lock has the build with CUDA and the libraries
-that it asks for. Those are read from metadata; nothing of theirs is downloaded.
+Run it after a change to either. The two locks differ in torch and ONNX Runtime only: cuda.lock has the builds with CUDA
+and the libraries that torch asks for. Those are read from metadata; nothing of theirs is downloaded.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ def main() -> None:
         write("cpu.lock", [*others, *cpu])
         # === is equality of the text: it leaves out 2.13.0+cpu, which pip would prefer where it sees both.
         cuda = release.replace("==", "===")
-        write("cuda.lock", [*others, cuda, *cuda_libraries(python, release, others)])
+        # Both builds of ONNX Runtime are the same Python package, so an environment has one of them.
+        on_cuda = [re.sub("^onnxruntime==", "onnxruntime-gpu==", pin) for pin in others]
+        write("cuda.lock", [*on_cuda, cuda, *cuda_libraries(python, release, on_cuda)])
 
 
 def install(python: Path) -> list[str]:

@@ -68,6 +68,14 @@ def test_merged_trees_are_in_order_within_budget_and_keep_the_greater_confidence
         assert tree.strategy[node] == best[path][1]
 
 
+@given(st.lists(trees(), max_size=3), st.sampled_from([0.01, 0.25, 0.3, 1.0]))
+def test_nodes_below_the_least_value_are_left_out_and_parents_stay(many: list[Candidates], least: float) -> None:
+    whole = worths(merge(many, Budget(100, 9)))
+    kept = worths(merge(many, Budget(100, 9, least)))
+    assert kept == {path: worth for path, worth in whole.items() if worth >= least * (1 - 1e-9)}
+    assert all(len(path) == 1 or path[:-1] in kept for path in kept)
+
+
 @given(st.lists(trees(4), max_size=2), st.integers(1, 4))
 def test_no_tree_of_that_size_is_worth_more(many: list[Candidates], max_nodes: int) -> None:
     best = best_by_path(many)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from paceline.drafter import session as session_module
 from paceline.drafter.calibration import Calibration
 from paceline.drafter.memory import MAX_SCOPES, Memory, ScopeKey
-from paceline.drafter.session import MAX_SESSIONS, Draft, Opening, Sessions, Terms
+from paceline.drafter.opening import Opening
+from paceline.drafter.session import MAX_SESSIONS, Draft, Sessions, Terms
 from paceline.drafter.strategies import STRATEGIES
 from paceline.drafter.strategies.base import Commit, TopK
 from paceline.wire.digest import digest_of
@@ -39,12 +40,13 @@ class Desk:
     """Sessions, and a verifier's view of them."""
 
     memory: Memory = field(default_factory=lambda: Memory(NAMES, 10_000))
+    names: tuple[str, ...] = NAMES
     terms: Terms = TERMS
     max_nodes: int = 32
     texts: dict[int, list[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.calibrations = [Calibration() for _ in NAMES]
+        self.calibrations = [Calibration() for _ in self.names]
         self.sessions = Sessions(self.terms, self.memory, self.calibrations, self.max_nodes, Clock())
 
     def open(self, session_id: int, tokens: list[int], key: bytes = b"", max_nodes: int = 0) -> None:
@@ -254,7 +256,8 @@ def test_memory_of_another_model_is_another_memory() -> None:
 
 
 def test_memory_is_bounded_over_all_tenants_and_the_least_recently_used_leaves() -> None:
-    desk = Desk(memory=Memory(("suffix", "recycling"), 2000))
+    names = ("suffix", "recycling")
+    desk = Desk(memory=Memory(names, 2000), names=names)
     for tenant in range(12):
         for _ in range(3):
             desk.open(tenant, list(range(300)), key=bytes([tenant]))

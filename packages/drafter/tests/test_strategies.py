@@ -1,30 +1,21 @@
-"""What `suffix` and `recycling` propose."""
+"""What holds for all strategies, and what `suffix` and `recycling` propose."""
 
 from __future__ import annotations
 
 import itertools
 import math
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from one_session import commit, context, paths
 
 from paceline.drafter.strategies import STRATEGIES
 from paceline.drafter.strategies import suffix as suffix_module
-from paceline.drafter.strategies.base import (
-    NUM_BINS,
-    ROOT,
-    Budget,
-    Candidates,
-    Commit,
-    Context,
-    Sampling,
-    ScopeBounds,
-    TopK,
-)
+from paceline.drafter.strategies.base import NUM_BINS, Budget, Candidates, Sampling, ScopeBounds
+from paceline.drafter.strategies.matching import CONFIDENCE
 from paceline.drafter.strategies.recycling import RANK_CONFIDENCE, SEED_CONFIDENCE, Recycling
-from paceline.drafter.strategies.suffix import CONFIDENCE, Suffix
+from paceline.drafter.strategies.suffix import Suffix
 
 VOCAB = 64
 BOUNDS = ScopeBounds(vocab_size=VOCAB, max_tokens=3000)
@@ -32,44 +23,30 @@ BUDGET = Budget(max_nodes=32, max_depth=16)
 words = st.lists(st.integers(0, 3), min_size=1, max_size=50)
 
 
-def context(tokens: list[int]) -> Context:
-    return Context(list(tokens), len(tokens), Sampling())
-
-
-def paths(tree: Candidates) -> dict[tuple[int, ...], float]:
-    """Each node's path of tokens, and the product of its confidences."""
-    found: list[tuple[tuple[int, ...], float]] = []
-    for token, parent, confidence in zip(tree.tokens, tree.parents, tree.confidence, strict=True):
-        above, worth = ((), 1.0) if parent == ROOT else found[parent]
-        found.append(((*above, token), worth * confidence))
-    assert len(dict(found)) == len(found), "the same token twice under one parent"
-    return dict(found)
-
-
-def commit(tokens: list[int], rows: dict[int, list[int]] | None = None) -> Commit:
-    top_k = None
-    if rows:
-        top_k = TopK(np.array(list(rows)), np.array(list(rows.values())))
-    return Commit(session_id=1, tokens=tuple(tokens), length=0, digest=0, top_k=top_k)
-
-
 @pytest.mark.parametrize("name", STRATEGIES)
-@given(text=words, more=words, max_nodes=st.integers(0, 12), max_depth=st.integers(0, 5))
+@given(
+    text=words,
+    more=words,
+    temperature=st.sampled_from([0.0, 0.8]),
+    budget=st.builds(Budget, st.integers(0, 12), st.integers(0, 5), st.sampled_from([0.0, 0.05, 0.4, 1.0])),
+)
 def test_trees_are_well_formed_and_within_budget(
-    name: str, text: list[int], more: list[int], max_nodes: int, max_depth: int
+    name: str, text: list[int], more: list[int], temperature: float, budget: Budget
 ) -> None:
     strategy = STRATEGIES[name](BOUNDS)
-    session = context(text)
+    session = context(text, sampling=Sampling(temperature=temperature, seed=3))
+    strategy.begin(session)  # an answer to the same prompt
     proposer = strategy.begin(session)
     session.tokens += more
     proposer.observe(commit(more, {more[-1]: [3, 2, 1]}))
-    tree = proposer.draft(Budget(max_nodes, max_depth))
-    assert len(tree) <= max_nodes
+    tree = proposer.draft(budget)
+    assert len(tree) <= budget.max_nodes
     assert all(parent < node for node, parent in enumerate(tree.parents))
     assert all(0 < confidence <= 1 for confidence in tree.confidence)
     assert all(0 <= kind < NUM_BINS for kind in tree.bins)
     worth = list(paths(tree).values())
-    assert all(len(path) <= max_depth for path in paths(tree))
+    assert all(len(path) <= budget.max_depth for path in paths(tree))
+    assert all(value >= budget.least_value / 2 * (1 - 1e-9) for value in worth)
     assert all(later <= earlier * (1 + 1e-9) for earlier, later in itertools.pairwise(worth)), "not best first"
 
 

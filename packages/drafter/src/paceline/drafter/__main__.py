@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 
+from paceline.drafter.datastore.command import IndexSettings, index
 from paceline.drafter.service import serve
 from paceline.drafter.settings import DrafterSettings
 from paceline.drafter.version import VERSION
 from paceline.wire.settings import Command, run_commands
 
-COMMANDS = {"serve": Command("dial verifiers and draft for their sessions", DrafterSettings, serve)}
+COMMANDS = {
+    "serve": Command("dial verifiers and draft for their sessions", DrafterSettings, serve),
+    "index": Command("make a datastore of text files to draft from", IndexSettings, index),
+}
 
 
 def main() -> int:

@@ -86,6 +86,20 @@ class SuffixAutomaton:
             return list(islice(many.items(), max_transitions)) if len(many) > max_transitions else list(many.items())
         return [(self._token[state], self._target[state])] if self._target[state] > 0 else []
 
+    def followers(self, state: int, max_followers: int) -> tuple[list[tuple[int, int]], int]:
+        """The (count, token) of what followed, in order of first occurrence, and how often the state occurred.
+
+        That number is 0 where occurrences are not counted, and a follower's count is 1 there.
+        """
+        count = self.count
+        found = [(count[after] or 1, token) for token, after in self.transitions(state, max_followers)]
+        return found, count[state]
+
+    def shorter(self, state: int) -> tuple[int, int]:
+        """State and length of the longest suffix of the state that occurs elsewhere too."""
+        link = self.link[state]
+        return link, self.length[link]
+
     def match(self, tokens: Sequence[int]) -> tuple[int, int]:
         """State and length of the longest suffix of `tokens` that occurs in the text."""
         state, length = ROOT, 0

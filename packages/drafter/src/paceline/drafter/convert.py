@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from paceline.drafter.session import MAX_CONTEXT_TOKENS, Draft, Opening, Terms
+from paceline.drafter.opening import Opening
+from paceline.drafter.session import MAX_CONTEXT_TOKENS, Draft, Terms
 from paceline.drafter.strategies.base import Commit, Sampling, TopK
 from paceline.drafter.version import VERSION
 from paceline.v1 import drafting_pb2, router_pb2, types_pb2
@@ -53,7 +54,7 @@ def read_pong(message: drafting_pb2.Pong) -> int:
 
 
 def draft_message(draft: Draft) -> drafting_pb2.DrafterMessage:
-    tree = encode_tree(draft.anchor, draft.tree, draft_us=draft.draft_us, final=True)
+    tree = encode_tree(draft.anchor, draft.tree, draft_us=draft.draft_us, final=draft.final)
     return drafting_pb2.DrafterMessage(draft=tree)
 
 
@@ -101,6 +102,7 @@ def read_terms(message: drafting_pb2.VerifierMessage, asked_top_k: int, own: boo
         max_tree_nodes=welcome.max_tree_nodes,
         max_tree_depth=welcome.max_tree_depth,
         commit_top_k=welcome.commit_top_k,
+        protocol_minor=welcome.peer.protocol_minor,
     )
 
 

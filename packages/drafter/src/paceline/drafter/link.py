@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import grpc
@@ -12,7 +12,10 @@ import grpc.aio
 import structlog
 
 from paceline.drafter import convert
+from paceline.drafter.drafting import FetchTokenizer
+from paceline.drafter.identity import Identity
 from paceline.drafter.session import Sessions, Terms
+from paceline.drafter.target_tokenizer import fetch_tokenizer, tokenizer_json
 from paceline.v1 import drafting_pb2, verifier_pb2_grpc
 from paceline.wire.channel import connect
 from paceline.wire.errors import PacelineError, Reason
@@ -30,18 +33,12 @@ GOODBYE_S = 1.0  # to wait for the verifier to close its side
 FIRST_PAUSE_S = 0.1
 MAX_PAUSE_S = 5.0
 INCOMPATIBLE_PAUSE_S = 60.0  # until somebody has installed another version or changed a token
-_INCOMPATIBLE = (Reason.INCOMPATIBLE_VERSION, Reason.UNAUTHENTICATED)
+_INCOMPATIBLE = (Reason.INCOMPATIBLE_VERSION, Reason.UNAUTHENTICATED, Reason.VOCABULARY_MISMATCH)
+PING_S = 1.0
+PINGS_SINCE_MINOR = 1  # protocol 1.1 has Ping
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Who drafts: what Hello says. `own`: only requests that name the drafter's id are served."""
-
-    drafter_id: str
-    name: str
-    strategies: tuple[str, ...]
-    commit_top_k: int
-    own: bool = False
+NewSessions = Callable[[Terms, FetchTokenizer], Awaitable[Sessions]]
 
 
 class Link:
@@ -62,7 +59,7 @@ class Link:
         address: str,
         settings: ClientSettings,
         identity: Identity,
-        new_sessions: Callable[[Terms], Sessions],
+        new_sessions: NewSessions,
         jitter: Callable[[], float],
     ) -> None:
         self._address = address
@@ -82,7 +79,7 @@ class Link:
             async with connect(self._address, self._settings) as channel:
                 stub = verifier_pb2_grpc.VerifierStub(channel)
                 while not self._stopping.is_set():
-                    pause_s = await self._attempt(stub.Draft())
+                    pause_s = await self._attempt(stub)
                     await self._unless_stopped(asyncio.sleep(pause_s))
         finally:
             self._stopped.set()
@@ -94,12 +91,14 @@ class Link:
             self._stream.wake.set()
         await self._stopped.wait()
 
-    async def _attempt(self, call: Any) -> float:
+    async def _attempt(self, stub: Any) -> float:
         """Holds one stream as long as it lasts; returns how long to wait before the next."""
+        call = stub.Draft()
         try:
             terms = await self._unless_stopped(self._handshake(call), WELCOME_S)
-            if terms is not None:
-                await self._hold(call, terms)
+            sessions = await self._unless_stopped(self._prepare(stub, terms)) if terms is not None else None
+            if terms is not None and sessions is not None:
+                await self._hold(call, terms, sessions)
                 self._complain("stream closed by the verifier")
             elif not self._stopping.is_set():
                 self._complain(f"no welcome within {WELCOME_S:g} s")
@@ -126,14 +125,23 @@ class Link:
             raise PacelineError(Reason.VERIFIER_LOST, "the verifier closed the stream without a welcome")
         return convert.read_terms(message, identity.commit_top_k, identity.own)
 
-    async def _hold(self, call: Any, terms: Terms) -> None:
+    async def _prepare(self, stub: Any, terms: Terms) -> Sessions:
+        """The sessions of a stream that was welcomed. The verifier's messages wait meanwhile."""
+
+        async def fetch() -> str:
+            return tokenizer_json(await fetch_tokenizer(stub, terms.tokenizer_hash))
+
+        return await self._new_sessions(terms, fetch)
+
+    async def _hold(self, call: Any, terms: Terms, sessions: Sessions) -> None:
         self._failures, self._complaint = 0, ""
         log.info("drafting", verifier=self._address, verifier_id=terms.verifier_id, model=terms.model)
-        self._stream = _Stream(call, terms, self._new_sessions(terms), self._stopping)
+        self._stream = _Stream(call, terms, sessions, self._stopping)
         try:
             await self._stream.run()
         finally:
-            log.info("stream ended", verifier=self._address, **self._stream.sessions.tally)
+            log.info("stream ended", verifier=self._address, **sessions.tally)
+            sessions.detach()
             self._stream = None
 
     async def _unless_stopped(self, work: Awaitable[T], timeout_s: float | None = None) -> T | None:
@@ -179,6 +187,10 @@ class _Stream:
         self._stopping = stopping
         self._clock = asyncio.get_running_loop().time
         self._quarantined_until = 0.0
+        self._pings = terms.protocol_minor >= PINGS_SINCE_MINOR
+        self._ping_at = 0.0
+        self._pinged: tuple[int, float] | None = None  # nonce, and when it was sent; until the answer is here
+        sessions.notify = self.wake.set
 
     async def run(self) -> None:
         """Returns when the verifier has closed the stream or the link is closed; raises if the stream breaks.
@@ -207,6 +219,8 @@ class _Stream:
                 await self._call.write(convert.goodbye("stopping"))
                 await self._call.done_writing()
                 return
+            if self._pings and len(self.sessions) and self._clock() >= self._ping_at:
+                await self._ping()
             quarantine_s = self._quarantined_until - self._clock()
             if not self.sessions.is_due or quarantine_s > 0.0:
                 await self._sleep(quarantine_s if quarantine_s > 0.0 else None)
@@ -215,6 +229,18 @@ class _Stream:
             draft = self.sessions.next_draft()
             if draft is not None:
                 await self._call.write(convert.draft_message(draft))
+
+    async def _ping(self) -> None:
+        """Measures the link, while there is somebody to draft for."""
+        nonce = random.getrandbits(64)
+        self._pinged = nonce, self._clock()
+        self._ping_at = self._clock() + PING_S
+        await self._call.write(convert.ping(nonce))
+
+    def _ponged(self, nonce: int) -> None:
+        if self._pinged is not None and self._pinged[0] == nonce:
+            self.sessions.pace.observe_round_trip(self._clock() - self._pinged[1])
+            self._pinged = None
 
     async def _sleep(self, timeout_s: float | None) -> None:
         try:
@@ -247,6 +273,8 @@ class _Stream:
                     raise
             case "closed":
                 sessions.closed(message.closed.session_id)
+            case "pong":
+                self._ponged(convert.read_pong(message.pong))
             case "refusal":
                 self._refused(message.refusal)
             case kind:

@@ -1,7 +1,8 @@
 """A tree of draft tokens that grows while a model thinks, in the drafter's own vocabulary.
 
 Node 0 is the root: the end of the context. A node is *expanded* when the model has said what may follow it; only then
-it can have children. Tree policies decide which nodes to expand next, stopping rules which are not worth it.
+it can have children. Tree policies decide which nodes to expand next, stopping rules which are not worth it: those are
+*closed*, and stay leaves until the text has moved on.
 """
 
 from __future__ import annotations
@@ -45,10 +46,11 @@ class LiveNode:
     """A token that may come: `rank` among its parent's successors, `depth` 1 for a child of the root.
 
     Attributes:
-        claim: logarithm of the probability that it is right given that its parent is.
-        log_value: sum of the claims on its path.
+        claim: logarithm of the probability that it is right given that its parent is; never above 0.
+        log_value: sum of the claims on its path, so never above its parent's.
         log_q: sum of the model's own log-probabilities on its path.
         row: where a model's cache holds it, -1 while it is not expanded.
+        closed: a stopping rule doesn't want it to be expanded.
     """
 
     token: int
@@ -61,10 +63,11 @@ class LiveNode:
     children: list[int] = field(default_factory=list)
     successors: Successors | None = None
     row: int = -1
+    closed: bool = False
 
 
 class LiveTree:
-    """Nodes by index, parents before children. Indices hold until `reroot`."""
+    """Nodes by index, parents before children: they are only ever appended. Indices hold until `reroot`."""
 
     def __init__(self) -> None:
         self.nodes: list[LiveNode] = [LiveNode(-1, -1, 0, 0, 0.0, 0.0, 0.0)]
@@ -79,17 +82,26 @@ class LiveTree:
 
     def expand(self, index: int, successors: Successors) -> None:
         """The model has said what may follow a node. It has no children yet: `add` makes them."""
-        self.nodes[index].successors = successors
+        node = self.nodes[index]
+        assert not node.children, "children are ranks of the successors that they were made of"
+        node.successors = successors
+
+    def close(self, index: int) -> None:
+        """A stopping rule has spoken: tree policies leave the node a leaf."""
+        self.nodes[index].closed = True
 
     def add(self, parent: int, rank: int) -> int:
         """Makes the successor with that rank of an expanded node a node, if it isn't one; returns its index."""
         above = self.nodes[parent]
-        for child in above.children:
+        known = above.children
+        if rank < len(known) and self.nodes[known[rank]].rank == rank:
+            return known[rank]  # most policies add the successors in order
+        for child in known:
             if self.nodes[child].rank == rank:
                 return child
         successors = above.successors
         assert successors is not None, "only an expanded node has successors"
-        claim, log_q = float(successors.claims[rank]), float(successors.log_q[rank])
+        claim = min(float(successors.claims[rank]), 0.0)  # rounding may leave a certainty a hair above 0
         node = LiveNode(
             token=int(successors.tokens[rank]),
             parent=parent,
@@ -97,10 +109,10 @@ class LiveTree:
             rank=rank,
             claim=claim,
             log_value=above.log_value + claim,
-            log_q=above.log_q + log_q,
+            log_q=above.log_q + float(successors.log_q[rank]),
         )
         self.nodes.append(node)
-        above.children.append(len(self.nodes) - 1)
+        known.append(len(self.nodes) - 1)
         return len(self.nodes) - 1
 
     def path(self, index: int) -> list[int]:
@@ -128,20 +140,32 @@ class LiveTree:
         return at
 
     def reroot(self, index: int) -> None:
-        """The text went on to that node: what lies below it stays, with depths and values counted from there."""
-        places: dict[int, int] = {index: ROOT}
-        top = self.nodes[index]
-        kept = [top]
-        for place, node in enumerate(self.nodes):
-            if place != index and node.parent in places and place > index:
+        """The text went on to that node: it is the root, and what lies below it stays, as if grown from there.
+
+        Depths and sums are counted anew, in the order in which `add` would, so not even a path of impossible claims or
+        a long chain of roots leaves a trace in them. Closed nodes open: a shorter path may be worth thinking on from.
+        """
+        places = {index: ROOT}
+        kept = [self.nodes[index]]
+        for place in range(index + 1, len(self.nodes)):
+            node = self.nodes[place]
+            if node.parent in places:
                 places[place] = len(kept)
                 kept.append(node)
-        depth, log_value, log_q = top.depth, top.log_value, top.log_q
+        top = kept[ROOT]
+        top.parent, top.depth, top.rank, top.claim, top.log_value, top.log_q = -1, 0, 0, 0.0, 0.0, 0.0
         for node in kept:
-            node.parent = places.get(node.parent, -1)
+            node.closed = False
             node.children = [places[child] for child in node.children]
-            node.depth -= depth
-            node.log_value -= log_value
-            node.log_q -= log_q
-        top.parent = -1
+            if node is not top:
+                node.parent = places[node.parent]
+                self._measure(node, kept[node.parent])
         self.nodes = kept
+
+    @staticmethod
+    def _measure(node: LiveNode, above: LiveNode) -> None:
+        successors = above.successors
+        assert successors is not None, "a parent is expanded"
+        node.depth = above.depth + 1
+        node.log_value = above.log_value + node.claim
+        node.log_q = above.log_q + float(successors.log_q[node.rank])

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from paceline.drafter.strategies import STRATEGIES
-from paceline.drafter.strategies.base import ScopeBounds, Strategy
+from paceline.drafter.strategies.base import Resources, ScopeBounds, Strategy
 
 MAX_SCOPES = 128
 
@@ -36,21 +36,29 @@ class Memory:
     Args:
         strategies: names, each a key of `STRATEGIES`.
         max_tokens: bound on what all scopes remember together; 0 remembers nothing.
+        resources: what strategies may read besides.
     """
 
-    def __init__(self, strategies: Sequence[str], max_tokens: int) -> None:
+    def __init__(self, strategies: Sequence[str], max_tokens: int, resources: Resources | None = None) -> None:
         self._strategies = tuple(strategies)
         self._max_tokens = max_tokens
+        self._resources = resources or Resources()
         self._scopes: OrderedDict[ScopeKey, Scope] = OrderedDict()
+
+    @property
+    def num_strategies(self) -> int:
+        return len(self._strategies)
 
     def scope(self, key: ScopeKey) -> Scope:
         """The scope of a memory key; a new one, that nobody else will get, if the key is empty."""
         if not key.memory_key or self._max_tokens == 0:
-            return self._new_scope(key.vocab_size, max_tokens=0)
+            return self._new_scope(key, max_tokens=0)
         scope = self._scopes.get(key)
         if scope is None:
-            # Half, so that one tenant with much traffic does not push all others out.
-            scope = self._scopes[key] = self._new_scope(key.vocab_size, self._max_tokens // 2)
+            # A share for each strategy, so that together they stay within the bound; half at most, so that one
+            # tenant with much traffic does not push all others out.
+            share = self._max_tokens // max(2, len(self._strategies))
+            scope = self._scopes[key] = self._new_scope(key, share)
         self._scopes.move_to_end(key)
         self.settle()
         return scope
@@ -74,8 +82,8 @@ class Memory:
         """Tokens remembered by all scopes."""
         return sum(map(_num_remembered, self._scopes.values()))
 
-    def _new_scope(self, vocab_size: int, max_tokens: int) -> Scope:
-        bounds = ScopeBounds(vocab_size=vocab_size, max_tokens=max_tokens)
+    def _new_scope(self, key: ScopeKey, max_tokens: int) -> Scope:
+        bounds = ScopeBounds(key.vocab_size, max_tokens, key.tokenizer_hash, self._resources)
         return tuple(STRATEGIES[name](bounds) for name in self._strategies)
 
 

@@ -13,26 +13,27 @@ from paceline.drafter.strategies.base import ROOT, Budget, Candidates
 from paceline.wire.tree import DraftTree
 
 
-def merge(trees: Sequence[Candidates], budget: Budget) -> DraftTree:
-    """The budget's best nodes of all trees together; a node's strategy is the index of its tree.
+def merge(trees: Sequence[Candidates], budget: Budget, first_strategy: int = 0) -> DraftTree:
+    """The budget's best nodes of all trees together; a node's strategy is first_strategy + the index of its tree.
 
     The same token under the same parent is one node, with the greatest of its confidences (strategies that
     read the same text do not err independently, so their confidences are not combined as if they did). A node
     is worth the product of the confidences on its path, and is never worth more than its parent: so the best
-    nodes form a tree.
+    nodes form a tree, and so do those that are worth the budget's least value.
     """
     union, strategies = _union(trees, budget.max_depth)
     worth: list[float] = []
     for parent, confidence in zip(union.parents, union.confidence, strict=True):
         worth.append(confidence if parent == ROOT else worth[parent] * confidence)
     # The sort is stable and parents come first, so a child never goes before a parent of equal worth.
-    best = sorted(range(len(worth)), key=worth.__getitem__, reverse=True)[: budget.max_nodes]
+    eligible = [node for node, value in enumerate(worth) if value >= budget.least_value]
+    best = sorted(eligible, key=worth.__getitem__, reverse=True)[: budget.max_nodes]
     places = {ROOT: ROOT} | {node: place for place, node in enumerate(best)}
     return DraftTree(
         tokens=tuple([union.tokens[node] for node in best]),
         parents=tuple([places[union.parents[node]] for node in best]),
         log_confidence=tuple([math.log(union.confidence[node]) for node in best]),
-        strategy=tuple([strategies[node] for node in best]),
+        strategy=tuple([first_strategy + strategies[node] for node in best]),
     )
 
 

@@ -5,18 +5,23 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-import time
 
 from paceline.drafter import convert
-from paceline.drafter.calibration import Calibration
+from paceline.drafter.drafting import Drafting, DraftModel, Workload, draft_model
 from paceline.drafter.fleet import Fleet
-from paceline.drafter.link import Identity, Link
+from paceline.drafter.identity import Identity
+from paceline.drafter.link import Link
 from paceline.drafter.memory import Memory
-from paceline.drafter.session import Sessions, Terms
-from paceline.drafter.settings import DrafterSettings, split
-from paceline.drafter.strategies import STRATEGIES
+from paceline.drafter.model_session import Growth
+from paceline.drafter.models.strategies import MODEL_STRATEGIES
+from paceline.drafter.settings import DrafterSettings, make_rule, split
+from paceline.drafter.strategies import STRATEGIES, open_resources
+from paceline.drafter.trees import TREES
+from paceline.drafter.trees.ahead import Ahead
+from paceline.drafter.trees.base import Shape
 from paceline.v1 import router_pb2
 from paceline.wire import logs
+from paceline.wire.errors import PacelineError
 from paceline.wire.membership import Membership
 from paceline.wire.server import Server, run
 from paceline.wire.settings import StartupError
@@ -34,11 +39,12 @@ async def _serve(settings: DrafterSettings) -> int:
     identity = make_identity(settings)
     # A drafter dials; its own port offers health and reflection only.
     server = Server(settings, ())
-    fleet = make_fleet(settings, identity)
+    models = await asyncio.to_thread(load_models, settings)
+    fleet = make_fleet(settings, identity, models)
     membership = Membership(
         split(settings.router),
         settings,
-        lambda: convert.member(identity.drafter_id, identity.name, identity.strategies),
+        lambda: convert.member(identity.drafter_id, identity.name, identity.strategies, identity.own),
         lambda members: fleet.update(member.address for member in members if member.role == router_pb2.ROLE_VERIFIER),
     )
 
@@ -50,30 +56,55 @@ async def _serve(settings: DrafterSettings) -> int:
         await membership.leave()  # first, since a roster that comes in would open links again
         await fleet.close()
 
-    return await run(server, start, drain, fleet.close)
+    for model in models:
+        model.lane.start()
+    try:
+        return await run(server, start, drain, fleet.close)
+    finally:
+        for model in models:
+            model.lane.stop()
 
 
 def make_identity(settings: DrafterSettings) -> Identity:
     """Who this drafter is, with what was not set filled in."""
-    strategies = tuple(split(settings.strategies))
+    strategies = (*settings.quick_strategies, *settings.model_strategies)
     name = settings.name or "+".join(strategies)
     return Identity(
         drafter_id=settings.drafter_id or f"{name}-{secrets.token_hex(4)}",
         name=name,
         strategies=strategies,
-        commit_top_k=max(STRATEGIES[strategy].commit_top_k for strategy in strategies),
+        commit_top_k=max((STRATEGIES[strategy].commit_top_k for strategy in settings.quick_strategies), default=0),
+        own=settings.own,
     )
 
 
-def make_fleet(settings: DrafterSettings, identity: Identity) -> Fleet:
-    """The links to verifiers. They share one memory, and one record of what a confidence is worth."""
-    memory = Memory(identity.strategies, settings.memory_max_tokens)
-    calibrations = [Calibration() for _ in identity.strategies]
+def load_models(settings: DrafterSettings) -> list[DraftModel]:
+    """One for each strategy that needs one. Raises StartupError."""
+    shape = Shape(settings.tree_width, settings.tree_depth)
+    models: list[DraftModel] = []
+    for strategy in settings.model_strategies:
+        kind = MODEL_STRATEGIES[strategy]
+        growth = Growth(TREES[settings.tree](shape), Ahead(shape), make_rule(settings.stopping))
+        workload = Workload(
+            shape.width, settings.bridge, settings.cache_tokens, settings.max_nodes, settings.ahead, kind.guesses
+        )
+        try:
+            models.append(draft_model(strategy, kind.load(settings.model_options), growth, workload))
+        except PacelineError as error:
+            raise StartupError(f"strategy {strategy}: {error.message}") from error
+    return models
 
-    def new_sessions(terms: Terms) -> Sessions:
-        return Sessions(terms, memory, calibrations, settings.max_nodes, time.perf_counter)
+
+def make_fleet(settings: DrafterSettings, identity: Identity, models: list[DraftModel]) -> Fleet:
+    """The links to verifiers. They share one memory, the models, and one record of what a confidence is worth."""
+    try:
+        resources = open_resources(settings.quick_strategies, settings.datastore)
+    except PacelineError as error:
+        raise StartupError(f"--datastore: {error.message}") from error
+    memory = Memory(settings.quick_strategies, settings.memory_max_tokens, resources)
+    drafting = Drafting(memory, models, settings.max_nodes, settings.ahead)
 
     def new_link(address: str) -> Link:
-        return Link(address, settings, identity, new_sessions, random.random)
+        return Link(address, settings, identity, drafting.sessions, random.random)
 
     return Fleet(split(settings.verifiers), new_link)

@@ -1,21 +1,31 @@
 """The drafter's side of one Draft stream, without the stream: what it is told goes in, drafts come out.
 
     opened / committed / closed  ->  Sessions  ->  next_draft()
+                                       │   ▲
+                                       ▼   │ delivered
+                                 lanes: models, each in its own thread
 
-A session is due for a draft when its context has changed since the last one. Drafts are made when they can be
-sent, not when a commit comes in: so commits that pile up are answered by one draft, for the latest of them.
+A session is due for a draft when its context has changed since the last one. Drafts of strategies that need no model
+are made when they can be sent, not when a commit comes in: so commits that pile up are answered by one draft, for the
+latest of them. Models answer when they are ready; of a model's drafts only the latest waits to be sent. The last draft
+that a context gets is marked final.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from paceline.drafter.calibration import Calibration
+from paceline.drafter.coupling import coupled
 from paceline.drafter.memory import Memory, Scope, ScopeKey
 from paceline.drafter.merge import merge
-from paceline.drafter.strategies.base import Budget, Candidates, Commit, Context, Proposer, Sampling
+from paceline.drafter.model_worker import ModelDraft
+from paceline.drafter.opening import Opening
+from paceline.drafter.pace import Pace
+from paceline.drafter.strategies.base import Budget, Candidates, Commit, Context, Proposer
 from paceline.wire.digest import digest_of, extend
 from paceline.wire.tree import Anchor, DraftTree
 
@@ -35,30 +45,29 @@ class Terms:
     max_tree_nodes: int
     max_tree_depth: int
     commit_top_k: int
-
-
-@dataclass(frozen=True, slots=True)
-class Opening:
-    """A session as a verifier announces it. max_nodes 0 sets no bound of its own; a candidate whose path is less
-    likely than least_value can't pay."""
-
-    session_id: int
-    tokens: tuple[int, ...]
-    digest: int
-    prompt_tokens: int = 0
-    sampling: Sampling = field(default_factory=Sampling)
-    memory_key: bytes = b""
-    max_nodes: int = 0
-    least_value: float = 0.0
+    protocol_minor: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A tree, where it hangs, and how long it took to make."""
+    """A tree, where it hangs, and how long it took to make. final: all that this drafter has to say for now."""
 
     anchor: Anchor
     tree: DraftTree
     draft_us: int
+    final: bool
+
+
+class Lane(Protocol):
+    """A model's part in the stream; see `paceline.drafter.lane`."""
+
+    def opened(self, opening: Opening, budget: Budget) -> None: ...
+
+    def committed(self, commit: Commit) -> None: ...
+
+    def closed(self, session_id: int) -> None: ...
+
+    def detach(self, session_ids: set[int]) -> None: ...
 
 
 @dataclass(slots=True)
@@ -73,6 +82,8 @@ class _Session:
     # right.
     proposed: list[Candidates] = field(default_factory=list)
     proposed_at: int = 0
+    lanes: set[int] = field(default_factory=set)  # models that draft for it
+    awaited: set[int] = field(default_factory=set)  # of those, the ones that have not answered the latest context
 
 
 class Sessions:
@@ -81,9 +92,10 @@ class Sessions:
     Args:
         terms: what the verifier said in Welcome.
         memory: of the process.
-        calibrations: one per strategy, of the process.
+        calibrations: one per strategy of the memory, of the process.
         max_nodes: the drafter's own bound on a tree.
         clock: seconds, for draft_us.
+        pace: of this verifier; kept current here by commits.
     """
 
     def __init__(
@@ -93,23 +105,38 @@ class Sessions:
         calibrations: Sequence[Calibration],
         max_nodes: int,
         clock: Callable[[], float],
+        pace: Pace | None = None,
     ) -> None:
         self.tally: Counter[str] = Counter()
+        self.notify: Callable[[], None] = lambda: None  # called when a model has delivered something
+        self.pace = pace or Pace()
         self._terms = terms
         self._memory = memory
         self._calibrations = calibrations
         self._max_nodes = min(max_nodes, terms.max_tree_nodes)
         self._clock = clock
+        self._lanes: dict[int, Lane] = {}
         self._sessions: dict[int, _Session] = {}
         self._due: dict[int, None] = {}  # in the order in which they became due: nobody is served twice before others
+        self._ready: dict[tuple[int, int], Draft] = {}  # by session and lane: drafts of models that wait to be sent
         self._live_tokens = 0
 
     def __len__(self) -> int:
         return len(self._sessions)
 
+    def engage(self, lanes: Mapping[int, Lane]) -> None:
+        """Models that draft too; before the first session. Lane i's strategy is Hello's i-th after the memory's."""
+        self._lanes = dict(lanes)
+
+    def detach(self) -> None:
+        """The stream has ended: models need not think of its sessions any more."""
+        for lane in self._lanes.values():
+            lane.detach(set(self._sessions))
+
     @property
     def is_due(self) -> bool:
-        return bool(self._due)
+        """`next_draft` may have one."""
+        return bool(self._due or self._ready)
 
     def opened(self, opening: Opening) -> None:
         """A new session, or one announced anew: what is known of it is replaced."""
@@ -124,14 +151,19 @@ class Sessions:
         context = Context(list(opening.tokens), opening.prompt_tokens, opening.sampling)
         terms = self._terms
         scope = self._memory.scope(ScopeKey(terms.model, terms.tokenizer_hash, terms.vocab_size, opening.memory_key))
-        self._sessions[opening.session_id] = _Session(
+        max_nodes = min(opening.max_nodes or self._max_nodes, self._max_nodes)
+        session = self._sessions[opening.session_id] = _Session(
             context=context,
             digest=opening.digest,
-            budget=Budget(min(opening.max_nodes or self._max_nodes, self._max_nodes), terms.max_tree_depth),
+            budget=Budget(max_nodes, terms.max_tree_depth, opening.least_value),
             scope=scope,
             remembers=bool(opening.memory_key),
             proposers=[strategy.begin(context) for strategy in scope],
+            lanes=set(self._lanes),
+            awaited=set(self._lanes),
         )
+        for lane in self._lanes.values():
+            lane.opened(opening, session.budget)
         self._live_tokens += size
         self._due[opening.session_id] = None
         self.tally["opened"] += 1
@@ -154,7 +186,13 @@ class Sessions:
             return
         tokens.extend(commit.tokens)
         session.digest = digest
+        session.awaited = set(session.lanes)
+        for index in session.lanes:
+            self._ready.pop((commit.session_id, index), None)
         self._live_tokens += len(commit.tokens)
+        self.pace.observe_step(commit.step_s, len(commit.tokens))
+        for lane in session.lanes:
+            self._lanes[lane].committed(commit)
         for proposer in session.proposers:
             proposer.observe(commit)
         self._due[commit.session_id] = None
@@ -174,29 +212,68 @@ class Sessions:
         """Forgets a session that will not be complete."""
         session = self._sessions.pop(session_id, None)
         self._due.pop(session_id, None)
-        if session is not None:
-            self._live_tokens -= len(session.context.tokens)
+        if session is None:
+            return None
+        for lane in session.lanes:
+            self._ready.pop((session_id, lane), None)
+            self._lanes[lane].closed(session_id)
+        self._live_tokens -= len(session.context.tokens)
         return session
 
+    def delivered(self, lane: int, model_draft: ModelDraft) -> None:
+        """A model's draft. One for a context that is no longer the latest is dropped: the next is under way."""
+        session_id = model_draft.key[1]
+        session = self._sessions.get(session_id)
+        if session is None:
+            return
+        if model_draft.gone:
+            session.lanes.discard(lane)
+        elif model_draft.length != len(session.context.tokens):
+            self.tally["outdated"] += 1
+            return
+        session.awaited.discard(lane)
+        budget = Budget(self._terms.max_tree_nodes, session.budget.max_depth, session.budget.least_value)
+        tree = merge([model_draft.candidates], budget, len(self._calibrations) + lane)
+        if not model_draft.ahead:
+            self.pace.observe_draft(model_draft.draft_s)
+        draft = self._draft(session_id, session, tree, model_draft.draft_s)
+        if len(tree) or draft.final:
+            self._ready[session_id, lane] = draft
+            self.notify()
+
     def next_draft(self) -> Draft | None:
-        """A draft for the session that has been due longest, None if none is. It may be an empty tree."""
-        if not self._due:
+        """A draft that is to be sent now, None if there is none. It may be an empty tree, if it is final."""
+        while self._due:
+            session_id = next(iter(self._due))
+            del self._due[session_id]
+            draft = self._quick_draft(session_id)
+            if len(draft.tree) or draft.final:
+                return draft
+        if not self._ready:
             return None
-        session_id = next(iter(self._due))
-        del self._due[session_id]
+        key = next(iter(self._ready))
+        return self._ready.pop(key)
+
+    def _quick_draft(self, session_id: int) -> Draft:
+        """By all strategies that need no model."""
         session = self._sessions[session_id]
         started = self._clock()
         self._resolve(session)
-        session.proposed = [proposer.draft(session.budget) for proposer in session.proposers]
+        budget = self.pace.extended(session.budget, self._terms.max_tree_nodes)
+        session.proposed = [proposer.draft(budget) for proposer in session.proposers]
         session.proposed_at = len(session.context.tokens)
-        corrected = [
-            calibration.corrected(tree) for calibration, tree in zip(self._calibrations, session.proposed, strict=True)
-        ]
-        tree = merge(corrected, session.budget)
+        trees: list[Candidates] = []
+        for strategy, calibration, tree in zip(session.scope, self._calibrations, session.proposed, strict=True):
+            corrected = calibration.corrected(tree)
+            context = session.context
+            trees.append(coupled(corrected, context.sampling, len(context.tokens)) if strategy.couples else corrected)
+        return self._draft(session_id, session, merge(trees, budget), self._clock() - started)
+
+    def _draft(self, session_id: int, session: _Session, tree: DraftTree, draft_s: float) -> Draft:
         self.tally["drafts"] += 1
         self.tally["draft_tokens"] += len(tree)
-        anchor = Anchor(session_id, session.proposed_at, session.digest)
-        return Draft(anchor, tree, int((self._clock() - started) * 1e6))
+        anchor = Anchor(session_id, len(session.context.tokens), session.digest)
+        return Draft(anchor, tree, int(draft_s * 1e6), final=not session.awaited)
 
     def _resolve(self, session: _Session) -> None:
         """Tells the calibrations what came of the last draft."""

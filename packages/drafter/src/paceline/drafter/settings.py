@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from pydantic import Field, field_validator
+from collections.abc import Iterable
+from pathlib import Path
 
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import SettingsConfigDict
+
+from paceline.drafter.models.strategies import MODEL_STRATEGIES, ModelOptions
+from paceline.drafter.stopping import STOPPING_RULES
+from paceline.drafter.stopping.base import StoppingRule
 from paceline.drafter.strategies import STRATEGIES
+from paceline.drafter.trees import TREES
+from paceline.drafter.vocabulary import BRIDGES
 from paceline.wire.settings import ServiceSettings
+
+AUTO = "auto"
 
 
 class DrafterSettings(ServiceSettings):
     """A drafter dials verifiers: those given by --verifiers, and those that the routers of --router know."""
+
+    model_config = SettingsConfigDict(cli_shortcuts={"strategies": "strategy"}, protected_namespaces=())
 
     verifiers: str = ""
     """host:port of a verifier to draft for whatever routers say; several are separated by commas."""
@@ -17,24 +30,108 @@ class DrafterSettings(ServiceSettings):
     """What people call this drafter; several may share one. Empty: its strategies, joined by '+'."""
     drafter_id: str = Field(default="", max_length=128)
     """Unique in the deployment. Empty: the name and something random."""
+    own: bool = False
+    """Draft only for requests that name this drafter's id; nobody else's text is sent here."""
     strategies: str = "suffix,recycling"
     """How to draft; several are separated by commas and their trees are merged."""
     max_nodes: int = Field(default=32, ge=1, le=1024)
     """Most candidate tokens in one tree; a verifier or session that takes fewer gets fewer."""
+    ahead: bool = True
+    """While the verifier is at work, think on beyond the draft; reach further for verifiers that are far away."""
     memory_max_tokens: int = Field(default=1_000_000, ge=0, le=1_000_000_000)
     """Most tokens remembered between sessions, over all tenants; one alone may fill half, the least recently
     used leaves first. 0 remembers nothing. 100,000 tokens take about 16 MB."""
+
+    datastore: Path | None = None
+    """For retrieval and hierarchy: a folder made by `paceline-drafter index`."""
+    model: str = ""
+    """For causal_lm: a Hugging Face name, a folder, a .gguf file, or package:NAME."""
+    revision: str = ""
+    """For onnx_lm: a folder made by `paceline-drafter export`."""
+    device: str = Field(default=AUTO, max_length=32)
+    """Where the model runs: auto, cpu, cuda or cuda:N."""
+    dtype: str = Field(default=AUTO, pattern="^(auto|float32|bfloat16|float16)$")
+    """Of causal_lm's weights."""
+    threads: int = Field(default=0, ge=0, le=1024)
+    """Of the model on a CPU; 0 lets the runtime choose."""
+    tree: str = "opt_tree"
+    """How a model's tree grows."""
+    tree_width: int = Field(default=4, ge=1, le=64)
+    """Most successors of a token that are looked at, and most tokens thought from in one pass of the model."""
+    tree_depth: int = Field(default=8, ge=1, le=64)
+    """Most passes of the model for one draft."""
+    stopping: str = "cost"
+    """When a model stops earlier: a rule, or RULE:VALUE, such as svip:0.3."""
+    bridge: str = AUTO
+    """How a model's tokens become the target's; auto chooses by the two vocabularies."""
+    cache_tokens: int = Field(default=65_536, ge=256, le=1 << 24)
+    """Most tokens whose keys and values a model keeps, over all sessions; what it doesn't keep it reads again."""
 
     @field_validator("strategies")
     @classmethod
     def _known_strategies(cls, value: str) -> str:
         names = split(value)
-        unknown = [name for name in names if name not in STRATEGIES]
-        if unknown or not names:
-            raise ValueError(f"must name some of {', '.join(STRATEGIES)}, separated by commas, but is {value!r}")
+        known = [*STRATEGIES, *MODEL_STRATEGIES]
+        if not names or any(name not in known for name in names):
+            raise ValueError(f"must name some of {', '.join(known)}, separated by commas, but is {value!r}")
         if len(set(names)) < len(names):
             raise ValueError(f"names a strategy twice: {value!r}")
         return value
+
+    @field_validator("tree")
+    @classmethod
+    def _known_tree(cls, value: str) -> str:
+        return _one_of(value, TREES)
+
+    @field_validator("bridge")
+    @classmethod
+    def _known_bridge(cls, value: str) -> str:
+        return _one_of(value, (AUTO, *BRIDGES))
+
+    @field_validator("stopping")
+    @classmethod
+    def _known_rule(cls, value: str) -> str:
+        make_rule(value)
+        return value
+
+    @model_validator(mode="after")
+    def _own_has_a_name(self) -> DrafterSettings:
+        if self.own and not self.drafter_id:
+            raise ValueError("--own needs --drafter-id: requests name it by that")
+        return self
+
+    @property
+    def quick_strategies(self) -> tuple[str, ...]:
+        """Those that need no model."""
+        return tuple(name for name in split(self.strategies) if name in STRATEGIES)
+
+    @property
+    def model_strategies(self) -> tuple[str, ...]:
+        return tuple(name for name in split(self.strategies) if name in MODEL_STRATEGIES)
+
+    @property
+    def model_options(self) -> ModelOptions:
+        return ModelOptions(self.model, self.revision, self.device, self.dtype, self.threads)
+
+
+def make_rule(value: str) -> StoppingRule:
+    """A stopping rule from RULE or RULE:VALUE. Raises ValueError."""
+    name, colon, parameter = value.partition(":")
+    rule = STOPPING_RULES[_one_of(name, STOPPING_RULES)]
+    if not colon:
+        return rule()
+    try:
+        number = float(parameter)
+    except ValueError:
+        raise ValueError(f"{name} takes a number, but is given {parameter!r}") from None
+    return rule(number)
+
+
+def _one_of(value: str, known: Iterable[str]) -> str:
+    names = list(known)
+    if value not in names:
+        raise ValueError(f"must be one of {', '.join(names)}, but is {value!r}")
+    return value
 
 
 def split(value: str) -> list[str]:

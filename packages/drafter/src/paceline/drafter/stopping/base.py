@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from paceline.drafter.live_tree import LiveTree
+from paceline.drafter.live_tree import LiveTree, Successors
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,16 @@ class StoppingRule(Protocol):
     """
 
     def stops(self, tree: LiveTree, node: int, times: Times) -> bool:
-        """True: don't expand this node. The node's parent is expanded, the node itself is not."""
+        """True: don't expand this node but close it (`LiveTree.close`), or the policy will ask for it again. The node's
+        parent is expanded, the node itself is not.
+        """
 
     def learn(self, tree: LiveTree, node: int, right: bool) -> None:
         """A node whose parent came true turned out right or wrong."""
+
+
+def drawn_from(tree: LiveTree, node: int) -> Successors:
+    """What a node, not the root, is one of: its parent's successors."""
+    successors = tree.nodes[tree.nodes[node].parent].successors
+    assert successors is not None, "a parent is expanded"
+    return successors

@@ -8,6 +8,8 @@ from typing import ClassVar, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from paceline.drafter.datastore.store import Datastore
+
 Ids = npt.NDArray[np.int64]
 
 ROOT = -1  # parent of a candidate that continues the context itself
@@ -35,8 +37,9 @@ class TopK:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """What one verification step added to a session; `length` and `digest` are the context's with it. `step_s` is how
-    long it took since the step before, 0 if the verifier doesn't say. Commits may come as one, then it is their sum."""
+    """What one verification step added to a session; `length` and `digest` are the context's with it.
+
+    step_s: from the verifier's step before to this one, in seconds; 0 if it doesn't say."""
 
     session_id: int
     tokens: tuple[int, ...]
@@ -56,11 +59,27 @@ class Context:
 
 
 @dataclass(frozen=True, slots=True)
+class Resources:
+    """What the process has opened for strategies to read: the same for all scopes, so it holds nobody's prompts."""
+
+    datastore: Datastore | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ScopeBounds:
-    """What one memory scope may hold: token ids below vocab_size, and at most max_tokens between sessions."""
+    """What one memory scope may hold, and what it can draw on.
+
+    Attributes:
+        vocab_size: token ids are below it.
+        max_tokens: most tokens held between sessions.
+        tokenizer_hash: of the target; token ids mean nothing under another one.
+        resources: of the process.
+    """
 
     vocab_size: int
     max_tokens: int
+    tokenizer_hash: str = ""
+    resources: Resources = field(default_factory=Resources)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +89,13 @@ class Budget:
     max_nodes: int
     max_depth: int
     least_value: float = 0.0
+
+    def floor(self, own: float) -> float:
+        """Where a strategy whose own bound is `own` stops growing.
+
+        Claims are corrected before they are compared with `least_value`, and may rise: half of it is left open.
+        """
+        return max(own, self.least_value / 2)
 
 
 @dataclass(slots=True)
@@ -122,6 +148,8 @@ class Strategy(Protocol):
 
     commit_top_k: ClassVar[int]
     """How many of the target's best successors it wants with each commit; 0 is none."""
+    couples: ClassVar[bool]
+    """Whether its claims know nothing of the request's noise, so that `coupling` corrects them. False: it draws."""
 
     def __init__(self, bounds: ScopeBounds) -> None: ...
 

@@ -27,6 +27,7 @@ class Recycling:
     """The successor table of one memory scope."""
 
     commit_top_k: ClassVar[int] = len(RANK_CONFIDENCE)
+    couples: ClassVar[bool] = True
 
     def __init__(self, bounds: ScopeBounds) -> None:
         # Ids are kept plus one, so that an untouched row reads as empty and the operating system hands out
@@ -90,11 +91,12 @@ class RecyclingProposer:
         tree = Candidates()
         heap: list[tuple[float, int, int, int, float, int, list[int], bool]] = []
         age = 0
+        least = budget.floor(MIN_PATH_CONFIDENCE)
 
         def push(above: float, rank: int, parent: int, depth: int, row: list[int], targets: bool) -> None:
             nonlocal age
             confidence = RANK_CONFIDENCE[rank] if targets else SEED_CONFIDENCE
-            if above * confidence >= MIN_PATH_CONFIDENCE:
+            if above * confidence >= least:
                 age += 1
                 heapq.heappush(heap, (-above * confidence, age, rank, parent, confidence, depth, row, targets))
 

@@ -16,7 +16,7 @@ class Shape:
 
     Attributes:
         width: most successors of a node that are looked at, and most nodes expanded in one forward pass.
-        depth: forward passes in a row, at most.
+        depth: forward passes in a row, at most, the one that expands the root included: so a tree's depth, too.
     """
 
     width: int = 4
@@ -27,6 +27,10 @@ class TreePolicy(Protocol):
     """Grows a `LiveTree`, one forward pass of the model at a time. Keeps no state about a tree: it reads the tree.
 
     The driver calls `grow`, has the model expand what that returns, and so on until it returns nothing; then `select`.
+    Each node returned must be expanded or closed (`LiveTree.close`) before the next call; then there are fewer than
+    `shape.depth` calls that return something, whatever the tree held before: nodes kept by `reroot`, or of a cascade.
+
+    A node whose value is below the budget's `least_value`, or as good as 0, is neither expanded nor selected.
     """
 
     draws: ClassVar[bool]

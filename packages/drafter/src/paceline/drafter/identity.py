@@ -1,0 +1,24 @@
+"""Who drafts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a drafter says of itself to verifiers and routers.
+
+    Attributes:
+        drafter_id: unique in the deployment.
+        name: what people call it.
+        strategies: that its trees refer to by index.
+        commit_top_k: how many of the target's best tokens it wants with each commit.
+        own: it drafts only for requests that name its id.
+    """
+
+    drafter_id: str
+    name: str
+    strategies: tuple[str, ...]
+    commit_top_k: int
+    own: bool = False

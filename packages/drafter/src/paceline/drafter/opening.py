@@ -1,0 +1,21 @@
+"""A session as a verifier announces it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from paceline.drafter.strategies.base import Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What SessionOpened says. max_nodes 0 sets no bound of its own."""
+
+    session_id: int
+    tokens: tuple[int, ...]
+    digest: int
+    prompt_tokens: int = 0
+    sampling: Sampling = field(default_factory=Sampling)
+    memory_key: bytes = b""
+    max_nodes: int = 0
+    least_value: float = 0.0

@@ -1,0 +1,75 @@
+"""A language model for tests whose logits are a pure function of the tokens that a row sees, and whose caches check
+what they are told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from paceline.drafter.models.base import Logits, Rows
+
+
+class FakeCache:
+    """Remembers the tokens and positions of its rows."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[int, int]] = []
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        self.rows = [self.rows[row] for row in rows]
+
+
+class FakeModel:
+    """Row sees tokens t0 … tn in the order of their positions -> `logits_after([t0, …, tn])`."""
+
+    def __init__(self, vocab_size: int = 40, max_length: int = 512, seed: int = 0, order: int = 3) -> None:
+        self.vocab_size = vocab_size
+        self.max_length = max_length
+        self.num_passes = 0
+        self.num_rows = 0
+        self.largest_batch = 0
+        self._seed = seed
+        self._order = order
+
+    def new_cache(self) -> FakeCache:
+        return FakeCache()
+
+    def logits_after(self, tokens: Sequence[int]) -> Logits:
+        """Looks at the last `order` tokens."""
+        rng = np.random.default_rng([self._seed, *tokens[-self._order :]])
+        return (rng.standard_normal(self.vocab_size) * 3.0).astype(np.float32)
+
+    def greedy(self, tokens: Sequence[int], count: int) -> list[int]:
+        """How the text goes on by this model alone."""
+        text = list(tokens)
+        for _ in range(count):
+            text.append(int(self.logits_after(text).argmax()))
+        return text[len(tokens) :]
+
+    def score(self, batch: Sequence[Rows]) -> list[Logits]:
+        self.num_passes += 1
+        self.largest_batch = max(self.largest_batch, len(batch))
+        return [self._score(rows) for rows in batch]
+
+    def _score(self, rows: Rows) -> Logits:
+        cache = rows.cache
+        assert isinstance(cache, FakeCache)
+        num_new, held = len(rows.tokens), len(cache)
+        assert rows.visible.shape == (num_new, held + num_new)
+        assert rows.positions.max() < self.max_length
+        cache.rows += zip(rows.tokens.tolist(), rows.positions.tolist(), strict=True)
+        self.num_rows += num_new
+        logits = []
+        for index in range(num_new):
+            seen = [cache.rows[row] for row in np.flatnonzero(rows.visible[index])]
+            assert rows.visible[index, held + index], "a row sees itself"
+            assert [position for _, position in seen] == list(range(len(seen))), (
+                "a row sees one path from the beginning"
+            )
+            if index in rows.wanted:
+                logits.append(self.logits_after([token for token, _ in seen]))
+        return np.array(logits, np.float32).reshape(len(rows.wanted), self.vocab_size)
