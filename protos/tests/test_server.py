@@ -19,14 +19,14 @@ from cryptography.x509.oid import NameOID
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from paceline.v1 import generation_pb2, router_pb2, router_pb2_grpc
+from paceline.v1 import generation_pb2, router_pb2, router_pb2_grpc, types_pb2
 from paceline.wire.channel import connect
 from paceline.wire.errors import PacelineError, Reason
 from paceline.wire.membership import Membership
 from paceline.wire.server import Server
 from paceline.wire.settings import ClientSettings, ServiceSettings, StartupError
 from paceline.wire.status import CODES, from_rpc_error
-from paceline.wire.version import PROTOCOL_MAJOR, check_peer, make_peer
+from paceline.wire.version import PROTOCOL_MAJOR, PROTOCOL_MINOR, check_peer, make_peer
 
 ROUTER = "paceline.v1.Router"
 REGISTRY = "paceline.v1.Registry"
@@ -284,6 +284,8 @@ async def test_membership_outlives_a_router_of_another_protocol() -> None:
 
 def test_only_the_same_major_version_is_compatible() -> None:
     check_peer(make_peer("p", "1"))
+    for minor in (0, PROTOCOL_MINOR + 1):
+        check_peer(types_pb2.Peer(package="p", protocol_major=PROTOCOL_MAJOR, protocol_minor=minor))
     stranger = make_peer("paceline-drafter", "9.9")
     stranger.protocol_major = PROTOCOL_MAJOR + 1
     with pytest.raises(PacelineError, match=r"paceline-drafter 9\.9 speaks protocol") as refusal:

@@ -152,6 +152,7 @@ async def test_a_verifier_that_closes_the_stream_is_dialled_again(start_verifier
     async with linked(verifier.address):
         (await verifier.stream()).to_send.put_nowait(None)
         await verifier.stream()
+    assert verifier.num_attempts == 2
 
 
 async def test_a_refusal_that_passes_is_waited_out(start_verifier: Any) -> None:

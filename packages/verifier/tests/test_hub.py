@@ -12,9 +12,9 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 from tiny_models import VOCAB
 
 from paceline.v1 import drafting_pb2
-from paceline.verifier.hub import DrafterHub
+from paceline.verifier.allowance import MAX_PINGS
+from paceline.verifier.hub import MAX_ANNOUNCED, DrafterHub
 from paceline.verifier.link import (
-    MAX_PINGS,
     MAX_TREE_DEPTH,
     MAX_TREE_NODES,
     DrafterInfo,
@@ -571,7 +571,7 @@ def test_a_ping_is_answered_before_all_else_and_more_than_a_few_at_once_are_not(
     assert messages[0].pong.nonce == 2**64 - 1
     for nonce in range(10_000):
         link.ping(nonce)
-    assert len(link._pongs) <= MAX_PINGS
+    assert len(link._talk.pongs) <= MAX_PINGS
     assert [pong.nonce for pong in sent(link)] == list(range(MAX_PINGS - 1))
     clock.now += 0.35
     for nonce in range(10):
@@ -668,6 +668,14 @@ def test_somebodys_own_drafter_serves_only_those_who_name_its_id():
         hub.check(session.speculation)
         hub.engage(session)
         assert hub.serving(session) == links, wanted
+
+
+def test_the_own_drafters_of_many_do_not_displace_those_that_routers_choose_among():
+    hub = DrafterHub()
+    for number in range(MAX_ANNOUNCED):
+        hub.connect(make_link(f"own-{number}", own=True))
+    hub.connect(make_link("d1"))
+    assert hub.announced() == ["d1", *[f"own-{number}" for number in range(MAX_ANNOUNCED - 1)]]
 
 
 def test_somebodys_own_drafter_is_not_told_of_to_others():

@@ -32,9 +32,9 @@ from paceline.v1 import (
     verifier_pb2_grpc,
 )
 from paceline.verifier.__main__ import Verifier
+from paceline.verifier.allowance import MAX_BURST_S, MAX_SHARE, MESSAGE_S, NODE_S
 from paceline.verifier.cost import ForwardCost
 from paceline.verifier.engine import Engine
-from paceline.verifier.link import MAX_BURST_S, MAX_SHARE, MESSAGE_S, NODE_S
 from paceline.verifier.model import engines
 from paceline.verifier.model.batch import StepPlan, StepResult
 from paceline.verifier.model.blocks import BLOCK_TOKENS

@@ -41,6 +41,8 @@ CODES: dict[Reason, grpc.StatusCode] = {
     Reason.UNKNOWN_REVISION: grpc.StatusCode.NOT_FOUND,
     Reason.HASH_MISMATCH: grpc.StatusCode.DATA_LOSS,
     Reason.STORAGE_FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Reason.UNUSABLE_REVISION: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.VOCABULARY_MISMATCH: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.INTERNAL: grpc.StatusCode.INTERNAL,
 }
 

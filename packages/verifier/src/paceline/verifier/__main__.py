@@ -128,7 +128,7 @@ class Verifier:
             load=loaded.engine.num_running + loaded.engine.num_queued,
             capacity=self.settings.max_sessions,
             draining=self.state.draining,
-            connected=list(self.state.hub.links),
+            connected=self.state.hub.announced(),
             peer=make_peer("paceline-verifier", VERSION),
         )
 

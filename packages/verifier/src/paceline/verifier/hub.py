@@ -8,6 +8,8 @@ from paceline.verifier.request import Speculation
 from paceline.verifier.session import Session
 from paceline.wire.errors import PacelineError, Reason
 
+MAX_ANNOUNCED = 1024
+
 
 class DrafterHub:
     """All connected drafters, and which of them serve which session."""
@@ -36,6 +38,12 @@ class DrafterHub:
         if self.links.get(link.info.drafter_id) is link:
             del self.links[link.info.drafter_id]
         link.shut()
+
+    def announced(self) -> list[str]:
+        """Ids of those connected, as many as an announcement may name: first those that anybody may use, since routers
+        choose among these."""
+        infos = sorted((link.info for link in self.links.values()), key=lambda info: info.own)
+        return [info.drafter_id for info in infos[:MAX_ANNOUNCED]]
 
     def wanted(self, link: DrafterLink, speculation: Speculation) -> bool:
         """Whether a request with this choice wants this drafter; somebody's own must be named by its id."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from paceline.v1 import drafting_pb2
-from paceline.verifier.allowance import Allowance
+from paceline.verifier.allowance import Talk
 from paceline.verifier.answers import Answers
 from paceline.verifier.convert import opened_message, top_k_message
 from paceline.verifier.model.batch import TopRows
@@ -30,14 +30,6 @@ log = structlog.get_logger()
 
 MAX_TREE_NODES = 256
 MAX_TREE_DEPTH = 64
-PINGS_PER_S = 10.0
-MAX_PINGS = 16  # at once
-# What a message costs the event loop, and the share of it that one drafter may have: twice of what it takes to answer
-# eight sessions of fifty steps a second with three trees each, drafted ahead.
-MESSAGE_S = 100e-6
-NODE_S = 1.2e-6
-MAX_SHARE = 0.25
-MAX_BURST_S = 0.1
 MAX_STEP_US = (1 << 32) - 1
 
 
@@ -112,9 +104,7 @@ class DrafterLink:
         self._closings: deque[int] = deque()
         self._ended: deque[int] = deque(maxlen=256)
         self._refusals: deque[drafting_pb2.Refusal] = deque(maxlen=64)
-        self._pongs: deque[int] = deque(maxlen=MAX_PINGS)
-        self._pings = Allowance(PINGS_PER_S, MAX_PINGS)
-        self._share = Allowance(MAX_SHARE, MAX_BURST_S)
+        self._talk = Talk()
         self._held = False
         self._wake = asyncio.Event()
 
@@ -190,17 +180,12 @@ class DrafterLink:
         return self._standing.quarantined(self._clock())
 
     def pause_s(self, num_nodes: int = 0) -> float:
-        """For how long nothing more should be read after a message with so many nodes, mostly 0.
-
-        Reading is what a message costs: as long as nothing is read, gRPC holds the drafter back, and neither the steps
-        nor other drafters wait for the event loop.
-        """
-        return self._share.overdraw(self._clock(), MESSAGE_S + NODE_S * min(num_nodes, MAX_TREE_NODES + 1))
+        """For how long nothing more should be read after a message with so many nodes; mostly 0."""
+        return self._talk.pause_s(self._clock(), num_nodes)
 
     def ping(self, nonce: int) -> None:
         """Answers, unless there were too many lately."""
-        if self._pings.take(self._clock()):
-            self._pongs.append(nonce)
+        if self._talk.ping(self._clock(), nonce):
             self._wake.set()
 
     def receive(self, message: drafting_pb2.DraftTree) -> Session | None:
@@ -284,8 +269,8 @@ class DrafterLink:
 
     def outgoing(self) -> Iterator[drafting_pb2.VerifierMessage]:
         """Takes the messages that are due."""
-        while self._pongs:  # first, since the time until it comes is what the drafter wants to know
-            yield drafting_pb2.VerifierMessage(pong=drafting_pb2.Pong(nonce=self._pongs.popleft()))
+        while self._talk.pongs:  # first, since the time until it comes is what the drafter wants to know
+            yield drafting_pb2.VerifierMessage(pong=drafting_pb2.Pong(nonce=self._talk.pongs.popleft()))
         while self._refusals:
             yield drafting_pb2.VerifierMessage(refusal=self._refusals.popleft())
         while self._closings or self._updates:
