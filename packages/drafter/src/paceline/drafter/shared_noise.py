@@ -1,19 +1,19 @@
-"""What the request's noise says about siblings in a tree: which of them can be the sampled token.
+"""What the request's noise says about siblings in a tree: which of them is likely to be the sampled token.
 
 At a temperature the target says `argmax(log p + noise)`, and the noise is known before the target has run
-(`paceline.wire.noise`). So of siblings that a strategy gave probabilities c_i, only the one with the greatest
-log c_i + g_i can be said, if the strategy is right about p: it is, unless one of the tokens that were not proposed
-comes out higher. Those have r = 1 - Σ c_i between them, and the greatest of their scores has a Gumbel law around log r
-(the maximum of independent Gumbels is one): P(all below x) = exp(-r e^-x). Hence, for the best sibling b,
+(`paceline.wire.noise`). If a strategy's probabilities c_i were the target's, only the sibling with the greatest
+log c_i + g_i could be said, unless one of the tokens that were not proposed comes out higher; those have
+r = 1 - Σ c_i between them, the greatest of their scores has a Gumbel law around log r, and so
 
-    P(b is said | noise) = exp(-r / (c_b e^g_b)),    P(any other sibling is said | noise) = 0.
+    P(best is said | noise) = exp(-r / (c_b e^g_b)),    P(any other sibling is said | noise) = 0.
 
-A strategy is not right about p, though: 0.7 may mean "70% of the target's distribution" or "in 7 of 10 such places
-the target can't say anything else", where noise is no news. The claims are a mixture of both:
+They are not the target's, far from it: 0.5 may mean "half of the target's distribution", or "in every other such place
+the target can say nothing else", where noise is no news. So the noise is weighed as evidence, as in a conditional
+logit (McFadden 1974): with scores log c_i + WEIGHT · g_i + what isn't known of the target, itself Gumbel noise,
 
-    claim_i = TRUST · P(i is said | noise) + (1 - TRUST) · c_i.
+    P(i is said | noise) = c_i e^(WEIGHT g_i) / (Σ_j c_j e^(WEIGHT g_j) + r Γ(1 - WEIGHT)),
 
-Both parts are c_i on average over the noise, so the mixture is: what calibration has learned stays true.
+where Γ(1 - WEIGHT) is the mean of e^(WEIGHT g), for the tokens whose noise isn't looked at.
 """
 
 from __future__ import annotations
@@ -21,10 +21,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-TRUST = 0.5  # share of places where a claim is the target's own probability, measured at temperature 0.8
+# Greatest likelihood of 5,300 sampled tokens of a small chat model at temperature 0.8, given claims of `suffix` and
+# `recycling`: -1.01 nats each, against -1.04 without noise, and -1.4 if claims were taken for the target's own.
+WEIGHT = 0.3
+_MEAN = math.gamma(1.0 - WEIGHT)
 
 
-def claims(probabilities: Sequence[float], noise: Sequence[float], trust: float = TRUST) -> list[float]:
+def claims(probabilities: Sequence[float], noise: Sequence[float]) -> list[float]:
     """Probability that each of several siblings is the sampled token, given its noise.
 
     Args:
@@ -36,10 +39,6 @@ def claims(probabilities: Sequence[float], noise: Sequence[float], trust: float 
         [k] above 0, together at most 1.
     """
     total = math.fsum(probabilities)
-    scale = 1.0 / max(total, 1.0)
-    leftover = 1.0 - total * scale
-    rates = [probability * math.exp(g) for probability, g in zip(probabilities, noise, strict=True)]
-    best = max(range(len(rates)), key=rates.__getitem__)
-    found = [(1.0 - trust) * scale * probability for probability in probabilities]
-    found[best] += trust * math.exp(-leftover / (rates[best] * scale))
-    return found
+    weights = [probability * math.exp(WEIGHT * g) for probability, g in zip(probabilities, noise, strict=True)]
+    everything = math.fsum(weights) + max(1.0 - total, 0.0) * _MEAN
+    return [weight / everything for weight in weights]

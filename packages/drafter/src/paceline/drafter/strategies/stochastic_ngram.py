@@ -25,10 +25,10 @@ MAX_ORDER = 4  # tokens of a context
 MAX_SUCCESSORS = 16  # kept for one context, the rarest leaving first
 MAX_COUNT = 64.0  # beyond this a context's counts are halved: what was long ago fades
 LEAST_COUNT = 0.1  # what has faded to less is forgotten
-MAX_CHILDREN = 4  # of a node
+MAX_CHILDREN = 8  # of a node
 MIN_PATH_CONFIDENCE = 0.01
 SESSION_CONTEXTS = 1 << 16  # of a session without a memory
-INDEXED_PER_DRAFT = 512
+INDEXED_PER_DRAFT = 256
 _TOKENS_PER_CONTEXT = 3  # in memory, as much as so many remembered tokens of `suffix`
 _CLAIM_BINS = 6
 
