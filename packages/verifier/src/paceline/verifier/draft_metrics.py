@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter as Tally
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily
@@ -16,9 +14,22 @@ MAX_DRAFTERS = 64  # that are told apart: drafters choose their names, and each 
 MAX_PROPOSERS = 64  # pairs of a drafter's name and a strategy
 OTHERS = "others"
 
-T = TypeVar("T")
+ALL, EACH = "paceline:spec_decode", "paceline:drafter"
+TESTED, RIGHT = "Candidates verified whose parent was right", "Candidates that the target picked"
 
 Proposer = tuple[str, str]  # a drafter's name and a strategy
+
+
+class _Depths:
+    """Counts by position."""
+
+    def __init__(self) -> None:
+        self.tested = [0] * MAX_POSITIONS
+        self.right = [0] * MAX_POSITIONS
+
+    def count(self, position: int, right: bool) -> None:
+        self.tested[position] += 1
+        self.right[position] += right
 
 
 class DepthCounts(Collector):
@@ -33,46 +44,42 @@ class DepthCounts(Collector):
     """
 
     def __init__(self) -> None:
-        self._tested: Tally[int] = Tally()
-        self._right: Tally[int] = Tally()
-        self._proposers: set[Proposer] = set()
-        self._tested_of: Tally[tuple[Proposer, int]] = Tally()
-        self._right_of: Tally[tuple[Proposer, int]] = Tally()
+        self._all = _Depths()
+        self._by_proposer: dict[Proposer, _Depths] = {}
 
     def count(self, position: int, right: bool, proposers: Iterable[Proposer]) -> None:
         """A candidate was put to the test; `proposers` are all who proposed it, and each gets the credit."""
         position = min(position, MAX_POSITIONS - 1)
-        self._tested[position] += 1
-        self._right[position] += right
+        self._all.count(position, right)
         for proposer in proposers:
-            known = _known(proposer, self._proposers, MAX_PROPOSERS, (OTHERS, OTHERS))
-            self._tested_of[known, position] += 1
-            self._right_of[known, position] += right
+            (self._by_proposer.get(proposer) or self._of(proposer)).count(position, right)
+
+    def _of(self, proposer: Proposer) -> _Depths:
+        """Of one that is new, or one too many."""
+        known = proposer if len(self._by_proposer) < MAX_PROPOSERS else (OTHERS, OTHERS)
+        return self._by_proposer.setdefault(known, _Depths())
 
     def collect(self) -> Iterator[CounterMetricFamily]:
-        """For the registry, in a thread of its own; so it works on copies."""
-        totals = (
-            ("spec_decode_num_draft_tokens_per_pos", "Candidates verified whose parent was right", self._tested),
-            ("spec_decode_num_accepted_tokens_per_pos", "Candidates that the target picked", self._right),
-        )
-        for name, meaning, by_position in totals:
-            family = CounterMetricFamily(f"paceline:{name}", f"{meaning}, by depth", labels=["position"])
-            for position, count in sorted(by_position.copy().items()):
-                family.add_metric([str(position)], count)
-            yield family
-        credits = (
-            ("drafter_draft_tokens_per_pos", "Candidates verified whose parent was right", self._tested_of),
-            ("drafter_accepted_tokens_per_pos", "Candidates that the target picked", self._right_of),
-        )
-        for name, meaning, by_proposer in credits:
-            family = CounterMetricFamily(
-                f"paceline:{name}",
-                f"{meaning}, for each that proposed them",
-                labels=["drafter", "strategy", "position"],
-            )
-            for ((drafter, strategy), position), count in sorted(by_proposer.copy().items()):
-                family.add_metric([drafter, strategy, str(position)], count)
-            yield family
+        """For the registry, in a thread of its own."""
+        labels = ["position"]
+        tested = CounterMetricFamily(f"{ALL}_num_draft_tokens_per_pos", f"{TESTED}, by depth", labels=labels)
+        right = CounterMetricFamily(f"{ALL}_num_accepted_tokens_per_pos", f"{RIGHT}, by depth", labels=labels)
+        _add(tested, right, [], self._all)
+        yield from (tested, right)
+        labels = ["drafter", "strategy", "position"]
+        tested = CounterMetricFamily(f"{EACH}_draft_tokens_per_pos", f"{TESTED}, for each proposer", labels=labels)
+        right = CounterMetricFamily(f"{EACH}_accepted_tokens_per_pos", f"{RIGHT}, for each proposer", labels=labels)
+        for proposer, depths in sorted(self._by_proposer.copy().items()):
+            _add(tested, right, proposer, depths)
+        yield from (tested, right)
+
+
+def _add(tested: CounterMetricFamily, right: CounterMetricFamily, labels: Iterable[str], depths: _Depths) -> None:
+    """What was tested at least once."""
+    for position, (of, ones) in enumerate(zip(depths.tested, depths.right, strict=True)):
+        if of:
+            tested.add_metric([*labels, str(position)], of)
+            right.add_metric([*labels, str(position)], ones)
 
 
 class DraftMetrics:
@@ -105,7 +112,8 @@ class DraftMetrics:
 
     def stream(self, drafter: str) -> StreamMetrics:
         """Those of a stream that a drafter with this name has opened."""
-        name = _known(drafter, self._drafters, MAX_DRAFTERS, OTHERS)
+        name = drafter if drafter in self._drafters or len(self._drafters) < MAX_DRAFTERS else OTHERS
+        self._drafters.add(name)
         return StreamMetrics(
             self._seconds.labels(name), self._bytes.labels(name, "received"), self._bytes.labels(name, "sent")
         )
@@ -128,12 +136,3 @@ class StreamMetrics:
     def drafted(self, draft_us: int) -> None:
         """A tree came, and took so long to make."""
         self._seconds.observe(draft_us / 1e6)
-
-
-def _known(name: T, known: set[T], most: int, others: T) -> T:
-    """The name, if it is among the first `most` that were seen."""
-    if name not in known:
-        if len(known) >= most:
-            return others
-        known.add(name)
-    return name
