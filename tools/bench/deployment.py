@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
-from measure import ask, request_for
+from measure import Stub, ask, request_for
 from rounds import Asker, BenchError, Messages, Reply
-from stack import Stack, StackError
+from stack import Service, Stack, StackError
 
 from paceline.v1 import router_pb2, router_pb2_grpc, verifier_pb2, verifier_pb2_grpc
 from paceline.wire.status import from_rpc_error
@@ -56,15 +56,30 @@ def deploy(
         stack.wait(timeout_s=600.0)
         stack.wait_connected(router, list(drafters))
     except StackError as error:
-        raise BenchError(_last_words(stack) or str(error)) from error
+        raise BenchError(last_words(stack.services.values()) or str(error)) from error
     return _describe(stack, router)
 
 
-def asker(stub: router_pb2_grpc.RouterStub, *, speculation: bool, remember: bool) -> Asker:
-    """Asks through the router, greedily. A memory's name becomes the tenant, whose text drafters may remember."""
+def asker(
+    stub: Stub,
+    *,
+    speculation: bool,
+    remember: bool,
+    temperature: float = 0.0,
+    seed: int = 0,
+    drafters: Sequence[str] = (),
+) -> Asker:
+    """Asks the router, or the verifier. A memory's name becomes the tenant, whose text drafters may remember."""
 
-    async def ask_router(messages: Messages, max_new_tokens: int, memory: str) -> Reply:
-        request = request_for(list(messages), max_tokens=max_new_tokens, speculation=speculation)
+    async def ask_stub(messages: Messages, max_new_tokens: int, memory: str) -> Reply:
+        request = request_for(
+            list(messages),
+            max_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+            speculation=speculation,
+            drafters=tuple(drafters),
+        )
         request.tenant = memory
         request.no_store = not remember
         try:
@@ -74,7 +89,7 @@ def asker(stub: router_pb2_grpc.RouterStub, *, speculation: bool, remember: bool
             raise BenchError(refusal.message if refusal else f"{error.code().name}: {error.details()}") from error
         return Reply(tuple(answer.ids), answer.text, answer.seconds, answer.prompt_tokens, answer.steps)
 
-    return ask_router
+    return ask_stub
 
 
 def _describe(stack: Stack, router: str) -> Deployment:
@@ -84,7 +99,7 @@ def _describe(stack: Stack, router: str) -> Deployment:
     with grpc.insecure_channel(stack.services["verifier"].address) as channel:
         stub = verifier_pb2_grpc.VerifierStub(channel)
         model = stub.GetModel(verifier_pb2.GetModelRequest(), timeout=TIMEOUT_S)
-        tokenizer = _fetch_tokenizer(stub, stack.folder / "tokenizer")
+        tokenizer = fetch_tokenizer(stub, stack.folder / "tokenizer")
     return Deployment(
         router=router,
         dtype=model.dtype,
@@ -96,7 +111,7 @@ def _describe(stack: Stack, router: str) -> Deployment:
     )
 
 
-def _fetch_tokenizer(stub: verifier_pb2_grpc.VerifierStub, folder: Path) -> Path:
+def fetch_tokenizer(stub: verifier_pb2_grpc.VerifierStub, folder: Path) -> Path:
     """The verifier's tokenizer as files."""
     parts = stub.GetTokenizer(verifier_pb2.GetTokenizerRequest(), timeout=TIMEOUT_S)
     files = list(next(parts).manifest.files)
@@ -109,11 +124,11 @@ def _fetch_tokenizer(stub: verifier_pb2_grpc.VerifierStub, folder: Path) -> Path
     return folder
 
 
-def _last_words(stack: Stack) -> str:
-    """Of the services that ended by themselves. Several lines, for the very last may only point to --help."""
+def last_words(services: Iterable[Service]) -> str:
+    """Of those that ended by themselves. Several lines, for the very last may only point to --help."""
     return "\n".join(
         f"{service.name} ended with exit code {code}:\n" + "\n".join(_lines(service.log)[-SHOWN_LINES:])
-        for service in stack.services.values()
+        for service in services
         if (code := service.process.poll()) is not None
     )
 

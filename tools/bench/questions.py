@@ -20,11 +20,13 @@ class QuestionsError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One conversation: the user's turns, each asked after the answer to the one before."""
+    """One conversation: the user's turns, each asked after the answer to the one before. The file's category is finer
+    than the group."""
 
     question_id: str
     group: str
     turns: tuple[str, ...]
+    category: str = ""
 
 
 def read_questions(path: Path) -> list[Question]:
@@ -73,7 +75,7 @@ def _parse(line: str) -> Question:
         raise QuestionsError(f"unknown category {category!r}; known are {', '.join(GROUP_OF)}")
     if not isinstance(turns, list) or not turns or not all(isinstance(turn, str) and turn.strip() for turn in turns):
         raise QuestionsError("turns must be a list of at least one text, none of them empty")
-    return Question(str(question_id), GROUP_OF[category], tuple(turns))
+    return Question(str(question_id), GROUP_OF[category], tuple(turns), category)
 
 
 def spread(questions: Sequence[Question], limit: int | None = None) -> list[Question]:

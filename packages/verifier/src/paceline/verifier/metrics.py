@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
+from paceline.verifier.draft_metrics import DraftMetrics
 from paceline.verifier.version import VERSION
 
 STEP_S = (0.001, 0.002, 0.004, 0.006, 0.008, 0.01, 0.012, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 5.0)
@@ -21,10 +22,12 @@ class Metrics:
 
     Attributes:
         registry: of these metrics and no others.
+        drafts: what is told apart by drafter and depth.
     """
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
+        self.drafts = DraftMetrics(registry)
         self._strategies: set[str] = set()
         self.step = Histogram(
             "paceline:step_seconds",

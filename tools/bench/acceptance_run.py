@@ -1,0 +1,213 @@
+"""One run: a verifier, and one mix of drafter processes after another at work for it on the same questions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+from acceptance_figures import mix_figures
+from bridges import Texts, collect_texts
+from comparison import WARM_UP, WARM_UP_TOKENS
+from counters import read_counters
+from deployment import asker, fetch_tokenizer, last_words
+from figures import OFF, ON, Measurement
+from machine import describe_machine, versions
+from mixes import Mix
+from questions import Question
+from rounds import Asker, BenchError, Rounds
+from stack import Service, Stack, StackError
+
+from paceline.v1 import verifier_pb2, verifier_pb2_grpc
+from paceline.wire.channel import connect
+from paceline.wire.settings import ClientSettings
+
+START_S = 600.0  # a drafter may have a model to load
+POLL_S = 0.05
+TENANT = "acceptance"  # one for all mixes: prompts are read once, and each mix's processes begin without memory
+
+Say = Callable[[str, int], None]  # what happens now, and how many answers came since the last call
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be measured. `bridge_tokens` 0 collects no texts for vocabulary bridges."""
+
+    questions: Sequence[Question]
+    mixes: Sequence[Mix]
+    model: str
+    dtype: str
+    max_new_tokens: int
+    temperature: float
+    seed: int
+    memory: bool
+    drafting: str
+    verifier_arguments: Sequence[str]
+    bridge_questions: Sequence[Question] = ()
+    bridge_tokens: int = 0
+
+    @property
+    def answers(self) -> int:
+        """How many answers the run comes to."""
+        return sum(len(question.turns) for question in self.questions) * (1 + len(self.mixes))
+
+
+@dataclass
+class Outcome:
+    """What a run leaves behind: figures of each mix that was finished. One that ended early is not complete."""
+
+    mixes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    texts: Texts | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    complete: bool = False
+    error: str = ""
+
+
+def measure_mixes(plan: Plan, folder: Path, say: Say) -> Outcome:
+    """Runs the plan; logs go to `folder`. Ctrl-C or a late error ends it early and keeps the mixes that are finished.
+
+    Raises:
+        BenchError: before the first mix was finished.
+    """
+    outcome = Outcome()
+    with Stack(folder) as stack:
+        try:
+            say(f"loading {plan.model}", 0)
+            arguments = ("--dtype", plan.dtype, "--drafting", plan.drafting, "--trainer", "none")
+            metrics = ("--metrics-listen", "127.0.0.1:0")
+            stack.start("verifier", "verifier", "--model", plan.model, *arguments, *metrics, *plan.verifier_arguments)
+            stack.wait("verifier", timeout_s=START_S)
+            asyncio.run(_measure(plan, stack, outcome, say))
+            outcome.complete = True
+        except KeyboardInterrupt:
+            say("interrupted", 0)
+        except (BenchError, StackError, grpc.aio.AioRpcError) as error:
+            outcome.error = last_words(stack.services.values()) or str(error)
+            if not outcome.mixes:
+                raise BenchError(outcome.error) from error
+    return outcome
+
+
+async def _measure(plan: Plan, stack: Stack, outcome: Outcome, say: Say) -> None:
+    async with connect(stack.services["verifier"].address, ClientSettings()) as channel:
+        stub = verifier_pb2_grpc.VerifierStub(channel)
+        model = await stub.GetModel(verifier_pb2.GetModelRequest())
+        outcome.facts = {
+            "dtype": model.dtype,
+            "machine": describe_machine(),
+            "versions": versions({model.peer.package: model.peer.version}),
+        }
+        ask = asker(stub, speculation=False, remember=plan.memory, temperature=plan.temperature, seed=plan.seed)
+        plain = Rounds(plan.questions, {OFF: ask}, plan.max_new_tokens, lambda what: say(what, 1))
+        say("answering without speculation", 0)
+        await plain.alternate(0)
+        for mix in plan.mixes:
+            say(f"{mix.name}: starting", 0)
+            outcome.mixes[mix.name] = await _measure_mix(plan, stack, stub, mix, plain, outcome.warnings, say)
+        if plan.bridge_tokens:
+            say("collecting texts for vocabulary bridges", 0)
+            greedy = asker(stub, speculation=False, remember=False)
+            tokenizer = await asyncio.to_thread(_tokenizer_json, stack)
+            outcome.texts = await collect_texts(
+                greedy, plan.bridge_questions, plan.bridge_tokens, frozenset(model.eos_token_ids), tokenizer
+            )
+
+
+async def _measure_mix(
+    plan: Plan,
+    stack: Stack,
+    stub: verifier_pb2_grpc.VerifierStub,
+    mix: Mix,
+    plain: Rounds,
+    warnings: list[str],
+    say: Say,
+) -> dict[str, Any]:
+    """The figures of a mix, from its start to its end."""
+    async with _at_work(stack, stub, mix) as services:
+        ask = asker(
+            stub,
+            speculation=True,
+            remember=plan.memory,
+            temperature=plan.temperature,
+            seed=plan.seed,
+            drafters=[drafter.name for drafter in mix.drafters],
+        )
+        await ask(WARM_UP, min(WARM_UP_TOKENS, plan.max_new_tokens), "warm-up")
+        before = await asyncio.to_thread(read_counters, stack.services["verifier"])
+        answers = await _answers(plan, mix, plain, ask, services, say)
+        counted = (await asyncio.to_thread(read_counters, stack.services["verifier"])).since(before)
+        for drafter in (await stub.GetModel(verifier_pb2.GetModelRequest())).drafters:
+            if drafter.quarantined:
+                warnings.append(f"{mix.name}: the verifier has quarantined {drafter.name}, so its figures are too low")
+        return mix_figures(counted, [*plain.measured, *answers])
+
+
+async def _answers(
+    plan: Plan, mix: Mix, plain: Rounds, ask: Asker, services: Sequence[Service], say: Say
+) -> list[Measurement]:
+    """Each question's turns, with the prompts that were asked without speculation."""
+    answers: list[Measurement] = []
+    for question in plan.questions:
+        for turn in range(len(question.turns)):
+            prompt = plain.prompts[question.question_id, turn]
+            try:
+                reply = await ask(prompt, plan.max_new_tokens, TENANT)
+            except BenchError as error:
+                why = last_words(services) or str(error)
+                raise BenchError(f"{mix.name}, question {question.question_id}, turn {turn + 1}: {why}") from error
+            if words := last_words(services):
+                raise BenchError(f"{mix.name}: {words}")
+            say(f"{mix.name}: {question.group} {question.question_id}", 1)
+            answers.append(
+                Measurement(ON, question.question_id, question.group, turn, 0, reply.ids, reply.seconds, reply.steps)
+            )
+    return answers
+
+
+@asynccontextmanager
+async def _at_work(stack: Stack, stub: verifier_pb2_grpc.VerifierStub, mix: Mix) -> AsyncIterator[list[Service]]:
+    """The mix's processes, connected; they are gone afterwards."""
+    address = stack.services["verifier"].address
+    services = [
+        stack.start(drafter.name, "drafter", *drafter.arguments, "--verifiers", address) for drafter in mix.drafters
+    ]
+    try:
+        await _connected(stub, sorted(drafter.name for drafter in mix.drafters), services)
+        yield services
+    except StackError as error:
+        raise BenchError(f"{mix.name}: {last_words(services) or error}") from error
+    finally:
+        for service in services:
+            service.process.terminate()
+        for service in services:
+            service.terminate()
+            del stack.services[service.name]
+    await _connected(stub, [], [])
+
+
+async def _connected(stub: verifier_pb2_grpc.VerifierStub, names: list[str], services: Sequence[Service]) -> None:
+    """Until exactly these drafters are connected. Raises StackError if one of their processes has ended instead."""
+    try:
+        async with asyncio.timeout(START_S):
+            while True:
+                drafters = (await stub.GetModel(verifier_pb2.GetModelRequest())).drafters
+                if (
+                    all(service.poll_ready() for service in services)
+                    and sorted(drafter.name for drafter in drafters) == names
+                ):
+                    return
+                await asyncio.sleep(POLL_S)
+    except TimeoutError:
+        raise StackError(f"drafters {names} did not connect within {START_S:.0f} s") from None
+
+
+def _tokenizer_json(stack: Stack) -> str:
+    """The target's, as the verifier hands it out."""
+    with grpc.insecure_channel(stack.services["verifier"].address) as channel:
+        folder = fetch_tokenizer(verifier_pb2_grpc.VerifierStub(channel), stack.folder / "tokenizer")
+    return (folder / "tokenizer.json").read_text(encoding="utf-8")
