@@ -32,7 +32,9 @@ class StoppingRule(Protocol):
         """
 
     def learn(self, tree: LiveTree, node: int, right: bool) -> None:
-        """A node whose parent came true turned out right or wrong."""
+        """A node whose parent came true turned out right or wrong. Told before the tree is rerooted: a root is no longer
+        one of its parent's successors.
+        """
 
 
 def drawn_from(tree: LiveTree, node: int) -> Successors:
