@@ -27,12 +27,16 @@ class StoppingRule(Protocol):
     """
 
     def stops(self, tree: LiveTree, node: int, times: Times) -> bool:
-        """True: don't expand this node but close it (`LiveTree.close`), or the policy will ask for it again. The node's
-        parent is expanded, the node itself is not.
+        """True: don't expand this node but close it (`LiveTree.close`), or the policy will ask for it again.
+
+        The node's parent is expanded, the node itself is not.
         """
 
     def learn(self, tree: LiveTree, node: int, right: bool) -> None:
-        """A node whose parent came true turned out right or wrong."""
+        """A node whose parent came true turned out right or wrong.
+
+        Told before the tree is rerooted: a root has no parent any more.
+        """
 
 
 def drawn_from(tree: LiveTree, node: int) -> Successors:

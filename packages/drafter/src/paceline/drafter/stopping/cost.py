@@ -2,8 +2,8 @@
 
 With known acceptance the best draft length is given by a threshold (SpecDec++, Huang et al. 2024); here the threshold
 follows from the times. A forward pass below a node of depth d and path value v gives about g = v^(1 + 1/d) tokens more:
-the next one is taken to be as likely as those before it were on average. A step of `step_s` gives A = 1 + Σ values of
-the tree's nodes tokens, so each is worth step_s / A. So expand if
+the next one is taken to be as likely as those before it were on average. With A, 1 and the values of the tree's nodes
+added up, a step of `step_s` brings A tokens, and each is worth step_s / A. So expand if
 
     g · step_s / A > price · draft_s
 
