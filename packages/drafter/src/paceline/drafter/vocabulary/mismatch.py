@@ -1,0 +1,11 @@
+"""How a bridge refuses two vocabularies."""
+
+from __future__ import annotations
+
+from paceline.wire.errors import PacelineError, Reason
+
+
+def mismatch(bridge: str, why: str) -> PacelineError:
+    """They can't be joined in this way, and why."""
+    message = f"bridge {bridge} can't join the target's vocabulary and the draft model's: {why}; use --bridge auto"
+    return PacelineError(Reason.VOCABULARY_MISMATCH, message, field="bridge", value=bridge)
