@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 
+from paceline.drafter.models.export import ExportSettings, export
 from paceline.drafter.service import serve
 from paceline.drafter.settings import DrafterSettings
 from paceline.drafter.version import VERSION
 from paceline.wire.settings import Command, run_commands
 
-COMMANDS = {"serve": Command("dial verifiers and draft for their sessions", DrafterSettings, serve)}
+COMMANDS = {
+    "serve": Command("dial verifiers and draft for their sessions", DrafterSettings, serve),
+    "export": Command("make a folder for --revision of a causal language model", ExportSettings, export),
+}
 
 
 def main() -> int:
