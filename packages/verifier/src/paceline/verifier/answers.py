@@ -1,8 +1,11 @@
 """What a drafter owes: which of its answers are under way, how long they take, and what they bring.
 
 A commit is answered by one tree or by several, the last of which is final. The first and what follows until the final
-one are measured apart, since a step may do well to wait for what is quick and start without the rest. Pure but for the
-clock, which is an argument.
+one are measured apart, since a step may do well to wait for what is quick and start without the rest.
+
+What an answer brings is seen when it comes. One that never comes before the next commit would stay unknown, however
+good it is: so now and then, ever less often, it is expected to bring much, and is waited for if that would pay. Pure
+but for the clock, which is an argument.
 """
 
 from __future__ import annotations
@@ -16,6 +19,10 @@ from paceline.verifier.waiting import Gain, Latency, Pending
 REMEMBERED_STATES = 16
 MEASURED_EVERY = 4  # answers: what one brings is seen from two plans, and they cost the event loop 0.2 ms
 MIN_DUE_S = 0.0005
+FIRST_TRIAL = 4  # states that were passed over; then twice as many each time, until one is answered by itself
+TRIAL_EVERY = 256
+HOPED_GAIN = 8.0  # tokens
+TRIAL_WEIGHT = 4.0  # of a gain that is seen in a trial: what was believed before is old
 
 
 @dataclass(slots=True)
@@ -25,11 +32,53 @@ class Stage:
     latency: Latency = field(default_factory=Latency)
     gain: Gain = field(default_factory=Gain)
     num_answers: int = 0
+    _passed_over: int = 0  # states since the last answer or trial that got none
+    _trial_every: int = FIRST_TRIAL
+    _weight: float = 1.0  # of the latest answer's gain; 0: it isn't looked at
 
     @property
     def measured(self) -> bool:
         """Whether the gain of the latest answer is to be looked at."""
-        return self.num_answers % MEASURED_EVERY == 1
+        return self._weight > 0.0
+
+    @property
+    def expected(self) -> float:
+        """Tokens that the next answer brings; many if it is time to see what it does bring."""
+        return max(HOPED_GAIN, self.gain.tokens) if self._on_trial else self.gain.tokens
+
+    @property
+    def _on_trial(self) -> bool:
+        return self._passed_over >= self._trial_every
+
+    def came(self, after_s: float) -> None:
+        """It is there. `observe` follows if `measured`."""
+        self.latency.observe(after_s)
+        self.num_answers += 1
+        self._weight = float(self.num_answers % MEASURED_EVERY == 1)
+        if self._on_trial:
+            self._weight = TRIAL_WEIGHT
+            self._tried()
+        else:  # one slow answer must not keep it from being waited for again
+            self._passed_over, self._trial_every = 0, FIRST_TRIAL
+
+    def observe(self, added: float) -> None:
+        """What the latest answer added to the tokens that the next step may expect."""
+        self.gain.observe(added, self._weight)
+
+    def waited_in_vain(self, elapsed_s: float) -> None:
+        """It takes longer than was thought, and the wait brought nothing."""
+        self.latency.observe(2.0 * elapsed_s)
+        self.gain.observe(0.0, 1.0 / MEASURED_EVERY)
+        if self._on_trial:
+            self._tried()
+
+    def passed_over(self) -> None:
+        """The session went on before it came."""
+        self._passed_over += 1
+
+    def _tried(self) -> None:
+        self._passed_over = 0
+        self._trial_every = min(2 * self._trial_every, TRIAL_EVERY)
 
 
 @dataclass(slots=True)
@@ -59,6 +108,9 @@ class Answers:
     def told(self, session_id: int, length: int) -> None:
         """The drafter was sent a session's state."""
         states = self._states.setdefault(session_id, OrderedDict())
+        if states:
+            for stage in self._stages(next(reversed(states.values()))):
+                stage.passed_over()
         states[length] = _State(self._clock())
         while len(states) > REMEMBERED_STATES:
             states.popitem(last=False)
@@ -78,10 +130,11 @@ class Answers:
         if state is None or (state.begun and not final):
             return None
         stage = self.rest if state.begun else self.first
-        stage.latency.observe(self._clock() - state.told_s)
-        stage.num_answers += 1
+        stage.came(self._clock() - state.told_s)
         if final:
-            del self._states[session_id][length]
+            states = self._states[session_id]
+            for earlier in [each for each in states if each <= length]:  # those before it will not be answered any more
+                del states[earlier]
         else:
             state.begun = self._sends_several = True
         return stage
@@ -92,10 +145,10 @@ class Answers:
             return []
         state = self._state(session_id, length)
         if state is None:  # not even sent: the stream's writer runs as soon as the loop is free
-            return [Pending(stage.latency.mean_s, stage.gain.tokens) for stage in self._stages(None)]
+            return [Pending(stage.latency.mean_s, stage.expected) for stage in self._stages(None)]
         elapsed_s = self._clock() - state.told_s
         return [
-            Pending(max(MIN_DUE_S, stage.latency.patience_s - elapsed_s), stage.gain.tokens)
+            Pending(max(MIN_DUE_S, stage.latency.patience_s - elapsed_s), stage.expected)
             for stage in self._stages(state)
             if elapsed_s <= stage.latency.patience_s
         ]
@@ -109,8 +162,7 @@ class Answers:
         elapsed_s = self._clock() - state.told_s
         for stage in self._stages(state):
             if elapsed_s >= stage.latency.mean_s:  # else it was something else that was waited for
-                stage.latency.observe(2.0 * elapsed_s)
-                stage.gain.observe(0.0, 1.0 / MEASURED_EVERY)
+                stage.waited_in_vain(elapsed_s)
 
     def _state(self, session_id: int, length: int) -> _State | None:
         states = self._states.get(session_id)

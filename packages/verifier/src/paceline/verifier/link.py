@@ -231,7 +231,7 @@ class DrafterLink:
         else:
             promised = self._verification.promise(session)
             self._add(session, anchor, tree)
-            stage.gain.observe(self._verification.promise(session) - promised)
+            stage.observe(self._verification.promise(session) - promised)
         return session
 
     def _add(self, session: Session, anchor: Anchor, tree: DraftTree) -> None:

@@ -47,7 +47,7 @@ class Gain:
     tokens: float = INITIAL_GAIN
 
     def observe(self, added: float, weight: float = 1.0) -> None:
-        """An answer raised the expectation by so many tokens; weight: in answers, 1 or less."""
+        """An answer raised the expectation by so many tokens; weight: in answers."""
         self.tokens += GAIN_ADAPTATION * weight * (added - self.tokens)
 
 
@@ -71,8 +71,10 @@ def worthwhile_wait(pending: Sequence[Pending], expected_tokens: float, step_s: 
     best_wait_s = 0.0
     tokens = expected_tokens
     for draft in sorted(pending, key=lambda draft: draft.arrives_in_s):
+        if draft.arrives_in_s > MAX_WAIT_S:
+            break  # to wait and then start without it would be the worst of all
         tokens += draft.gain
         rate = tokens / (step_s + draft.arrives_in_s)
         if rate > best_rate:
             best_rate, best_wait_s = rate, draft.arrives_in_s
-    return min(best_wait_s, MAX_WAIT_S)
+    return best_wait_s
