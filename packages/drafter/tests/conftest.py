@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc.aio
+import hypothesis
 import pytest
 
 from paceline.v1 import drafting_pb2, types_pb2, verifier_pb2_grpc
@@ -16,6 +17,10 @@ from paceline.wire.digest import digest_of
 from paceline.wire.errors import PacelineError
 from paceline.wire.status import abort
 from paceline.wire.version import make_peer
+
+# Machines differ in speed: no example fails for being slow.
+hypothesis.settings.register_profile("paceline", deadline=None)
+hypothesis.settings.load_profile("paceline")
 
 DEADLINE_S = 20.0
 VOCAB = 1000

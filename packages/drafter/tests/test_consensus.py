@@ -62,6 +62,14 @@ def test_the_more_agree_the_likelier() -> None:
     assert found[20, 31] > found[20, 30]
 
 
+def test_the_own_answer_drowns_no_other() -> None:
+    """It matches itself at full length; the others' matches are shorter, and are heard nevertheless."""
+    scope = Consensus(BOUNDS)
+    other = Sample(scope, [41, 30, 60])
+    assert (60,) in Sample(scope, [42, 30]).draft()
+    assert other.context.tokens[-1] == 60
+
+
 def test_other_prompts_have_no_vote() -> None:
     scope = Consensus(BOUNDS)
     other = Sample(scope, [20, 21], prompt=[*PROMPT[:-1], 13])

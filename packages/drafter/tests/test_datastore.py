@@ -55,7 +55,7 @@ def test_progress_goes_from_nothing_to_all() -> None:
     assert shares == sorted(shares)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(texts.filter(lambda tokens: max(tokens) >= 0), st.lists(st.integers(0, 3), max_size=20))
 def test_lookups_find_what_brute_force_finds(
     tmp_path_factory: pytest.TempPathFactory, tokens: list[int], recent: list[int]
@@ -118,7 +118,7 @@ def test_damaged_files_are_refused(tmp_path: Path, name: str, damage: str) -> No
     folder = make(tmp_path / "d", [1, 2, 3] * 50)
     path = folder / name
     content = bytearray(path.read_bytes())
-    content[17] ^= 1
+    content[16] ^= 1  # another number, and still a possible one
     match damage:
         case "flip":
             path.write_bytes(content)
@@ -130,7 +130,7 @@ def test_damaged_files_are_refused(tmp_path: Path, name: str, damage: str) -> No
             path.unlink()
     with pytest.raises(PacelineError, match=name) as refusal:
         Datastore(folder)
-    assert refusal.value.reason in (Reason.HASH_MISMATCH, Reason.UNUSABLE_REVISION)
+    assert refusal.value.reason == (Reason.HASH_MISMATCH if damage in ("flip", "cut") else Reason.UNUSABLE_REVISION)
 
 
 @pytest.mark.parametrize(

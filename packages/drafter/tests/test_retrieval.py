@@ -16,7 +16,6 @@ from paceline.drafter.strategies.hierarchy import ENOUGH, Hierarchy
 from paceline.drafter.strategies.matching import LENGTH_BINS, SHARE_BINS, grow_tree
 from paceline.drafter.strategies.retrieval import Retrieval
 from paceline.drafter.strategies.suffix import Suffix
-from paceline.wire.errors import PacelineError
 from paceline.wire.settings import StartupError
 
 BUDGET = Budget(max_nodes=32, max_depth=16)
@@ -74,7 +73,7 @@ def test_a_datastore_is_opened_when_a_strategy_needs_it(tmp_path: Path, bounds: 
     assert open_resources(["retrieval"], tmp_path / "d").datastore is not None
     with pytest.raises(StartupError, match="--datastore"):
         open_resources(["suffix", "retrieval"], None)
-    with pytest.raises(PacelineError):
+    with pytest.raises(StartupError, match="manifest"):
         open_resources(["suffix"], tmp_path / "nothing")
 
 

@@ -275,6 +275,16 @@ def test_memory_is_bounded_over_all_tenants_and_the_least_recently_used_leaves()
     assert survivors == [True, False, True]
 
 
+def test_the_strategies_of_one_tenant_share_the_bound_and_do_not_push_themselves_out() -> None:
+    desk = Desk(memory=Memory(NAMES, 3000))
+    for session_id in range(40):
+        desk.open(session_id, [5, 6, *range(session_id, session_id + 200)], key=b"a")
+        desk.draft()
+        desk.sessions.closed(session_id)
+        assert 0 < desk.memory.num_remembered <= 3000
+        assert desk.memory.num_scopes == 1
+
+
 def test_the_number_of_tenants_is_bounded() -> None:
     memory = Memory(NAMES, 1_000_000)
     for tenant in range(MAX_SCOPES + 10):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from one_session import commit, context, paths
 
 from paceline.drafter.strategies import stochastic_ngram
-from paceline.drafter.strategies.base import Budget, Sampling, ScopeBounds
+from paceline.drafter.strategies.base import ROOT, Budget, Sampling, ScopeBounds
 from paceline.drafter.strategies.matching import CONFIDENCE
 from paceline.drafter.strategies.recycling import RANK_CONFIDENCE
 from paceline.drafter.strategies.stochastic_ngram import (
@@ -112,6 +112,24 @@ def test_a_drafted_path_is_what_a_target_with_the_same_law_samples() -> None:
 
     assert agreement(5) == 1.0
     assert agreement(6) < 0.7
+
+
+def test_each_depth_is_drawn_with_the_noise_of_its_position() -> None:
+    rng = np.random.default_rng(2)
+    text = rng.integers(0, 3, 60).tolist()
+    sampling = Sampling(1.0, seed=8)
+    scope = StochasticNgram(BOUNDS)
+    tree = scope.begin(context(text, sampling=sampling)).draft(Budget(60, 4))
+    of_node: dict[int, list[int]] = {ROOT: []}
+    claimed: dict[tuple[int, ...], float] = {}
+    for node, (token, parent) in enumerate(zip(tree.tokens, tree.parents, strict=True)):
+        of_node[node] = [*of_node[parent], token]
+        claimed[tuple(of_node[node])] = tree.confidence[node]
+    assert max(map(len, claimed)) == 4
+    for path, claim in claimed.items():
+        distribution, _ = scope.distribution([*text, *path[:-1]][-MAX_ORDER:])
+        expected = dict(children(distribution, sampling, len(text) + len(path) - 1))
+        assert claim == expected[path[-1]]
 
 
 def test_sessions_of_a_scope_learn_from_one_another() -> None:

@@ -13,6 +13,7 @@ from paceline.drafter.strategies.recycling import Recycling
 from paceline.drafter.strategies.retrieval import Retrieval
 from paceline.drafter.strategies.stochastic_ngram import StochasticNgram
 from paceline.drafter.strategies.suffix import Suffix
+from paceline.wire.errors import PacelineError
 from paceline.wire.settings import StartupError
 
 STRATEGIES: dict[str, type[Strategy]] = {
@@ -32,9 +33,11 @@ def open_resources(strategies: Sequence[str], datastore: Path | None) -> Resourc
         datastore: folder made by the `index` command; None if there is none.
 
     Raises:
-        StartupError: a strategy that needs a datastore has none.
-        PacelineError: HASH_MISMATCH or UNUSABLE_REVISION if the datastore is damaged.
+        StartupError: a strategy that needs a datastore has none, or the datastore is damaged.
     """
     if datastore is None and "retrieval" in strategies:
         raise StartupError("strategy retrieval needs --datastore; 'paceline-drafter index' makes one")
-    return Resources(datastore=Datastore(datastore) if datastore else None)
+    try:
+        return Resources(datastore=Datastore(datastore) if datastore else None)
+    except PacelineError as error:
+        raise StartupError(f"--datastore {datastore}: {error.message}") from error

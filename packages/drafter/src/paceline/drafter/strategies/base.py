@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from paceline.drafter.datastore.store import Datastore
+if TYPE_CHECKING:
+    from paceline.drafter.datastore.store import Datastore
 
 Ids = npt.NDArray[np.int64]
 
