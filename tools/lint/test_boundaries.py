@@ -95,7 +95,7 @@ def test_every_file_has_a_name_that_says_something() -> None:
                 "automaton",
                 "calibration",
                 "coupling",
-<<<<<<< HEAD
+                "datastore/suffix_array",
                 "live_tree",
                 "merge",
                 "model_session",
@@ -108,19 +108,6 @@ def test_every_file_has_a_name_that_says_something() -> None:
                 "stopping/*",
                 "strategies/[!_]*",
                 "trees/*",
-=======
-                "datastore/suffix_array",
-                "merge",
-                "shared_noise",
-                "strategies/base",
-                "strategies/consensus",
-                "strategies/hierarchy",
-                "strategies/matching",
-                "strategies/recycling",
-                "strategies/retrieval",
-                "strategies/stochastic_ngram",
-                "strategies/suffix",
->>>>>>> 998b0eb0ff6e599f5c9c0ee27077115591f30af6
             ],
         ),
     ],
