@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,8 @@ from paceline.v1 import verifier_pb2, verifier_pb2_grpc
 from paceline.wire.channel import connect
 from paceline.wire.settings import ClientSettings
 
-START_S = 600.0  # a drafter may have a model to load
+START_S = 600.0  # a verifier, or a drafter, may have a large model to load
+CONNECT_S = 180.0  # more than a drafter takes that is ready, on a busy machine
 POLL_S = 0.05
 TENANT = "acceptance"  # one for all mixes: prompts are read once, and each mix's processes begin without memory
 
@@ -191,19 +192,29 @@ async def _at_work(stack: Stack, stub: verifier_pb2_grpc.VerifierStub, mix: Mix)
 
 
 async def _connected(stub: verifier_pb2_grpc.VerifierStub, names: list[str], services: Sequence[Service]) -> None:
-    """Until exactly these drafters are connected. Raises StackError if one of their processes has ended instead."""
+    """Until these processes serve and exactly these drafters are connected. Raises StackError if one ends instead."""
+    await _until(lambda: _served(services), START_S, f"drafters {names} are not ready")
+    await _until(lambda: _joined(stub, names, services), CONNECT_S, f"drafters {names} are ready and not connected")
+
+
+async def _served(services: Sequence[Service]) -> bool:
+    return all(service.poll_ready() for service in services)
+
+
+async def _joined(stub: verifier_pb2_grpc.VerifierStub, names: list[str], services: Sequence[Service]) -> bool:
+    if words := last_words(services):
+        raise StackError(words)
+    model = await stub.GetModel(verifier_pb2.GetModelRequest())
+    return sorted(drafter.name for drafter in model.drafters) == names
+
+
+async def _until(holds: Callable[[], Awaitable[bool]], timeout_s: float, otherwise: str) -> None:
     try:
-        async with asyncio.timeout(START_S):
-            while True:
-                drafters = (await stub.GetModel(verifier_pb2.GetModelRequest())).drafters
-                if (
-                    all(service.poll_ready() for service in services)
-                    and sorted(drafter.name for drafter in drafters) == names
-                ):
-                    return
+        async with asyncio.timeout(timeout_s):
+            while not await holds():
                 await asyncio.sleep(POLL_S)
     except TimeoutError:
-        raise StackError(f"drafters {names} did not connect within {START_S:.0f} s") from None
+        raise StackError(f"{otherwise} after {timeout_s:.0f} s; --log-level=debug as an option shows more") from None
 
 
 def _tokenizer_json(stack: Stack) -> str:

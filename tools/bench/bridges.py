@@ -50,19 +50,20 @@ async def collect_texts(
         for start in range(0, len(members), AT_ONCE):
             if len(found) >= num_tokens:
                 break
-            for text in await asyncio.gather(*(_answers(ask, member) for member in members[start : start + AT_ONCE])):
+            batch = members[start : start + AT_ONCE]
+            for text in await asyncio.gather(*(_answers(ask, member, num_tokens) for member in batch)):
                 found += [token for token in text if token not in eos]
         ids[kind] = found[:num_tokens]
     return Texts(ids, tokenizer_json)
 
 
-async def _answers(ask: Asker, question: Question) -> list[int]:
+async def _answers(ask: Asker, question: Question, most: int) -> list[int]:
     """To all turns."""
     messages: Messages = ()
     ids: list[int] = []
     for content in question.turns:
         messages = (*messages, ("user", content))
-        reply = await ask(messages, MAX_ANSWER, "bridges")
+        reply = await ask(messages, min(most, MAX_ANSWER), "bridges")
         messages = (*messages, ("assistant", reply.text))
         ids += reply.ids
     return ids
