@@ -77,6 +77,8 @@ def test_every_file_has_a_name_that_says_something() -> None:
             "verifier",
             [
                 "acceptance/coupled",
+                "allowance",
+                "answers",
                 "calibration",
                 "cost",
                 "planning",
