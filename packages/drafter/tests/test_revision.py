@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,15 @@ def refused(folder: Path) -> PacelineError:
     return caught.value
 
 
+def reason_of(call: Callable[[], object]) -> Reason | None:
+    """Why it is refused; None if it isn't."""
+    try:
+        call()
+    except PacelineError as error:
+        return error.reason
+    return None
+
+
 def everything(folder: Path) -> Revision:
     found = open_revision(folder)
     assert found.read(GRAPH) == b"graph" * 1000
@@ -91,11 +101,9 @@ def test_a_byte_that_differs_is_noticed(folder: Path, name: str, place: float, c
             assert refused(folder).reason == Reason.HASH_MISMATCH
         elif (folder / MANIFEST).read_bytes() != whole:
             # What the manifest says may be changed to something else that is well-formed: then it is another revision.
-            before = hashlib.sha256(whole).hexdigest()
-            try:
-                assert everything(folder).revision_id != before
-            except PacelineError as error:
-                assert error.reason in (Reason.HASH_MISMATCH, Reason.UNUSABLE_REVISION)
+            reason = reason_of(lambda: everything(folder))
+            assert reason in (Reason.HASH_MISMATCH, Reason.UNUSABLE_REVISION, None)
+            assert reason or open_revision(folder).revision_id != hashlib.sha256(whole).hexdigest()
     finally:
         path.write_bytes(whole)
 
@@ -122,28 +130,24 @@ _JSON = st.recursive(
 _FIELDS = ["drafter", "parent", "model", "tokenizer_hash", "format", "command", "metrics", "files", "more"]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(changes=st.dictionaries(st.sampled_from(_FIELDS), _JSON, max_size=3), junk=st.binary(max_size=40))
 def test_any_manifest_is_read_or_refused(changes: dict[str, Any], junk: bytes) -> None:
     document = {**json.loads(manifest_json(MADE)), **changes}
     canonical = json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
     for content in (canonical, junk, canonical + junk):
-        try:
-            assert manifest_json(parse_manifest(content)).encode() == content
-        except PacelineError as error:
-            assert error.reason == Reason.UNUSABLE_REVISION
+        reason = reason_of(lambda content=content: parse_manifest(content))  # type: ignore[misc]
+        assert reason in (Reason.UNUSABLE_REVISION, None)
+        assert reason or manifest_json(parse_manifest(content)).encode() == content
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(changes=st.dictionaries(st.sampled_from(sorted(json.loads(card_json(SHAPE)))), _JSON, max_size=3))
 def test_any_card_is_read_or_refused(changes: dict[str, Any]) -> None:
     content = json.dumps({**json.loads(card_json(SHAPE)), **changes}).encode()
-    try:
-        card = parse_card(content)
-    except PacelineError as error:
-        assert error.reason == Reason.UNUSABLE_REVISION
-    else:
-        assert json.loads(card_json(card)) == json.loads(content)
+    reason = reason_of(lambda: parse_card(content))
+    assert reason in (Reason.UNUSABLE_REVISION, None)
+    assert reason or json.loads(card_json(parse_card(content))) == json.loads(content)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +175,9 @@ def test_json_that_is_deep_or_long_is_refused(tmp_path: Path) -> None:
     (folder / MANIFEST).write_bytes(b"[" * 100_000)
     assert refused(folder).reason == Reason.UNUSABLE_REVISION
     (folder / MANIFEST).write_bytes(b" " * (2 << 20))
-    assert "at most" in str(refused(folder))
+    error = refused(folder)
+    assert error.reason == Reason.UNUSABLE_REVISION
+    assert "at most" in error.message
 
 
 def test_revisions_of_another_format_are_refused(tmp_path: Path) -> None:

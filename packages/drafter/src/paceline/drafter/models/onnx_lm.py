@@ -16,6 +16,7 @@ Positions come before heads, so a session's past is one stretch of memory, and a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -206,6 +207,8 @@ def open_session(graph: bytes, threads: int, provider: str = "cpu") -> onnxrunti
     # An arena keeps the largest step's memory for ever, and nothing here is fast or slow by it.
     options.enable_cpu_mem_arena = False
     options.add_session_config_entry("session.load_model_format", "ONNX")
+    # Weights may lie in files of their own, which nobody has checked: they are looked for where there is none.
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the verifier's cores may be these
     wanted = _providers(provider)
     try:

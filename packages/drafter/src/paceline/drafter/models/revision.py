@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from paceline.v1 import trainer_pb2, types_pb2
-from paceline.wire.errors import PacelineError, Reason, out_of_range
+from paceline.wire.errors import PacelineError, Reason
 from paceline.wire.revision import manifest_json, revision_id
 
 FORMAT = "onnx"
@@ -62,7 +62,6 @@ class Card:
     version: int = CARD_VERSION
 
 
-# Together they also bound the cache: no more than 2 GiB of float32 for 4,096 rows of the largest.
 _BOUNDS = {
     "vocab_size": 1 << 21,
     "max_length": 1 << 20,
@@ -71,7 +70,7 @@ _BOUNDS = {
     "key_dim": 1024,
     "value_dim": 1024,
 }
-MAX_ROW_BYTES = 1 << 19
+MAX_ROW_BYTES = 1 << 19  # 512 MiB of cache for a text of 1,024 tokens: more than any model is worth drafting with
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +238,7 @@ def _read(folder: Path, path: str, limit: int) -> bytes:
             if not stat.S_ISREG(status.st_mode):
                 raise _unusable(path, "no plain file", "one")
             if path == MANIFEST and status.st_size > limit:
-                raise out_of_range(path, f"{status.st_size} bytes", f"at most {limit} bytes")
+                raise _unusable(path, f"{status.st_size} bytes", f"at most {limit} bytes")
             return file.read(limit + 1)
     except OSError as error:
         raise _unusable(path, f"unreadable ({error.strerror})", "a file in the revision's folder") from error
