@@ -20,7 +20,7 @@ from paceline.drafter.models.base import Logits, Rows
 from paceline.drafter.opening import Opening
 from paceline.drafter.pace import Pace
 from paceline.drafter.session import Draft, Sessions, Terms
-from paceline.drafter.strategies.base import Budget, Commit
+from paceline.drafter.strategies.base import Budget, Candidates, Commit
 from paceline.wire.digest import digest_of, extend
 from paceline.wire.errors import PacelineError, Reason
 
@@ -191,17 +191,22 @@ async def test_a_model_alone_says_nothing_before_it_has_thought(studio: Studio):
     assert (await next_draft(sessions)).final
 
 
-async def test_a_draft_for_what_is_past_is_not_sent(studio: Studio):
+async def test_a_draft_that_comes_late_is_sent_for_the_text_that_it_continues(studio: Studio):
+    studio.model.gate.clear()
     sessions = sessions_with(studio, [])
     sessions.opened(opening(1, [1, 2]))
     assert sessions.next_draft() is None
-    async with asyncio.timeout(WAIT_S):
-        while not sessions.is_due:
-            await asyncio.sleep(0.001)
-    # The first draft waits to be sent when the commit comes.
     sessions.committed(Commit(1, (3,), 3, extend(digest_of([1, 2]), [3])))
-    assert (await next_draft(sessions)).anchor.length == 3
-    assert sessions.next_draft() is None
+    # As if the model had been in its last pass when the commit came.
+    sessions.delivered(0, ModelDraft((0, 1), 2, Candidates([3, 9], [-1, 0], [0.9, 0.9], [0, 1])))
+    late = sessions.next_draft()
+    assert late is not None
+    assert (late.anchor.length, late.anchor.digest) == (2, digest_of([1, 2]))
+    assert late.tree.tokens == (3, 9)
+    studio.model.gate.set()
+    draft = await next_draft(sessions)
+    assert draft.anchor.length == 3
+    assert draft.final
 
 
 async def test_when_a_model_gives_up_the_quick_draft_is_final(studio: Studio):

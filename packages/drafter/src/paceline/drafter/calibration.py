@@ -16,28 +16,36 @@ CEILING = 0.99
 
 
 class Calibration:
-    """One strategy's record: `corrected` before a tree is sent, `resolve` when the next tokens are known."""
+    """One strategy's record: `corrected` before a tree is sent, `resolve` when the next tokens are known.
+
+    What comes true differs between greedy and drawn text, so there is a record of each; `drawn` says which.
+    """
 
     def __init__(self) -> None:
-        self._claimed = [0.0] * NUM_BINS
-        self._right = [0.0] * NUM_BINS
-        self._factor = [1.0] * NUM_BINS
-        self.num_resolved = 0
-        self.num_right = 0
+        self._records = (_Record(), _Record())
 
-    def corrected(self, tree: Candidates) -> Candidates:
+    @property
+    def num_resolved(self) -> int:
+        return sum(record.num_resolved for record in self._records)
+
+    @property
+    def num_right(self) -> int:
+        return sum(record.num_right for record in self._records)
+
+    def corrected(self, tree: Candidates, drawn: bool = False) -> Candidates:
         """The tree with its confidences scaled by (right + prior) / (claimed + prior) of their kind."""
-        factor = self._factor
+        factor = self._records[drawn].factor
         confidence = [
             min(claim * factor[kind], CEILING) for claim, kind in zip(tree.confidence, tree.bins, strict=True)
         ]
         return Candidates(tree.tokens, tree.parents, confidence, tree.bins)
 
-    def resolve(self, tree: Candidates, tokens: Sequence[int]) -> None:
+    def resolve(self, tree: Candidates, tokens: Sequence[int], drawn: bool = False) -> None:
         """Learns from a tree, as it was before `corrected`, whose context went on with `tokens`.
 
         A node is resolved if its parent came true: then it was right or wrong. Others say nothing.
         """
+        record = self._records[drawn]
         depth_at = {ROOT: 0}  # nodes that came true, and how many tokens were behind them
         for node, (token, parent) in enumerate(zip(tree.tokens, tree.parents, strict=True)):
             depth = depth_at.get(parent)
@@ -46,9 +54,20 @@ class Calibration:
             right = token == tokens[depth]
             if right:
                 depth_at[node] = depth + 1
-            self._add(tree.bins[node], tree.confidence[node], right)
+            record.add(tree.bins[node], tree.confidence[node], right)
 
-    def _add(self, kind: int, claim: float, right: bool) -> None:
+
+class _Record:
+    """Sums for each kind of guess."""
+
+    def __init__(self) -> None:
+        self.factor = [1.0] * NUM_BINS
+        self.num_resolved = 0
+        self.num_right = 0
+        self._claimed = [0.0] * NUM_BINS
+        self._right = [0.0] * NUM_BINS
+
+    def add(self, kind: int, claim: float, right: bool) -> None:
         self.num_resolved += 1
         self.num_right += right
         self._claimed[kind] += claim
@@ -56,4 +75,4 @@ class Calibration:
         if self._claimed[kind] > MAX_CLAIMED:
             self._claimed[kind] /= 2
             self._right[kind] /= 2
-        self._factor[kind] = (self._right[kind] + PRIOR_HITS) / (self._claimed[kind] + PRIOR_HITS)
+        self.factor[kind] = (self._right[kind] + PRIOR_HITS) / (self._claimed[kind] + PRIOR_HITS)

@@ -86,6 +86,11 @@ class ModelSession:
         return len(self._cache)
 
     @property
+    def drawn(self) -> bool:
+        """Whether the target draws its tokens."""
+        return self._reader.sampling.temperature > 0.0
+
+    @property
     def beyond_reach(self) -> bool:
         """The model can't draft here: there is no text that it could go on from, or too much."""
         return not self._context or len(self._context) >= self._max_length

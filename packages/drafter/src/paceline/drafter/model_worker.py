@@ -105,7 +105,7 @@ class ModelWorker:
         work = self._sessions.get(key)
         if work is None:
             return
-        self._calibration.resolve(work.proposed, commit.tokens)
+        self._calibration.resolve(work.proposed, commit.tokens, work.session.drawn)
         work.session.observe(commit.tokens)
         work.due = work.ahead = True
         work.spent_s, work.num_sent, work.proposed = 0.0, 0, Candidates()
@@ -189,7 +189,7 @@ class ModelWorker:
         if ahead and len(candidates) <= work.num_sent:
             return []
         work.proposed, work.num_sent = candidates, len(candidates)
-        corrected = self._calibration.corrected(candidates)
+        corrected = self._calibration.corrected(candidates, work.session.drawn)
         return [ModelDraft(key, work.session.length, corrected, work.spent_s, ahead)]
 
     def _make_room(self) -> None:

@@ -13,9 +13,9 @@ that a context gets is marked final.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from paceline.drafter.calibration import Calibration
@@ -32,6 +32,8 @@ from paceline.wire.tree import Anchor, DraftTree
 MAX_SESSIONS = 4096
 MAX_CONTEXT_TOKENS = 1 << 20
 MAX_LIVE_TOKENS = 1 << 22  # of all sessions of a stream together
+CHOICE = 2  # candidates asked of a strategy for each that is sent, where the request's noise chooses among them
+REMEMBERED_STATES = 16  # of a session, for models that answer late
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,12 @@ class _Session:
     proposed_at: int = 0
     lanes: set[int] = field(default_factory=set)  # models that draft for it
     awaited: set[int] = field(default_factory=set)  # of those, the ones that have not answered the latest context
+    earlier: OrderedDict[int, int] = field(default_factory=OrderedDict)  # digests of the latest contexts, by length
+
+    @property
+    def drawn(self) -> bool:
+        """Whether the target draws its tokens."""
+        return self.context.sampling.temperature > 0.0
 
 
 class Sessions:
@@ -184,11 +192,12 @@ class Sessions:
             self.tally["no_room"] += 1
             self.drop(commit.session_id)
             return
+        session.earlier[len(tokens)] = session.digest
+        if len(session.earlier) > REMEMBERED_STATES:
+            session.earlier.popitem(last=False)
         tokens.extend(commit.tokens)
         session.digest = digest
         session.awaited = set(session.lanes)
-        for index in session.lanes:
-            self._ready.pop((commit.session_id, index), None)
         self._live_tokens += len(commit.tokens)
         self.pace.observe_step(commit.step_s, len(commit.tokens))
         for lane in session.lanes:
@@ -221,22 +230,29 @@ class Sessions:
         return session
 
     def delivered(self, lane: int, model_draft: ModelDraft) -> None:
-        """A model's draft. One for a context that is no longer the latest is dropped: the next is under way."""
+        """A model's draft. One for a context that is no longer the latest is sent too: if it holds what was committed
+        since, the verifier takes the rest, and in any case it learns how long the model takes."""
         session_id = model_draft.key[1]
         session = self._sessions.get(session_id)
         if session is None:
             return
-        if model_draft.gone:
-            session.lanes.discard(lane)
-        elif model_draft.length != len(session.context.tokens):
-            self.tally["outdated"] += 1
-            return
-        session.awaited.discard(lane)
         budget = Budget(self._terms.max_tree_nodes, session.budget.max_depth, session.budget.least_value)
         tree = merge([model_draft.candidates], budget, len(self._calibrations) + lane)
         if not model_draft.ahead:
             self.pace.observe_draft(model_draft.draft_s)
-        draft = self._draft(session_id, session, tree, model_draft.draft_s)
+        if model_draft.gone:
+            session.lanes.discard(lane)
+        is_late = not model_draft.gone and model_draft.length != len(session.context.tokens)
+        if is_late:
+            self.tally["late"] += 1
+            digest = session.earlier.get(model_draft.length)
+            if digest is None:
+                return
+            anchor = Anchor(session_id, model_draft.length, digest)
+            draft = Draft(anchor, tree, int(model_draft.draft_s * 1e6), final=True)
+        else:
+            session.awaited.discard(lane)
+            draft = self._draft(session_id, session, tree, model_draft.draft_s)
         if len(tree) or draft.final:
             self._ready[session_id, lane] = draft
             self.notify()
@@ -259,13 +275,15 @@ class Sessions:
         session = self._sessions[session_id]
         started = self._clock()
         self._resolve(session)
+        context, drawn = session.context, session.drawn
         budget = self.pace.extended(session.budget, self._terms.max_tree_nodes)
-        session.proposed = [proposer.draft(budget) for proposer in session.proposers]
-        session.proposed_at = len(session.context.tokens)
+        # The noise can only choose among what it is given.
+        wider = replace(budget, max_nodes=CHOICE * budget.max_nodes) if drawn else budget
+        session.proposed = [proposer.draft(wider) for proposer in session.proposers]
+        session.proposed_at = len(context.tokens)
         trees: list[Candidates] = []
         for strategy, calibration, tree in zip(session.scope, self._calibrations, session.proposed, strict=True):
-            corrected = calibration.corrected(tree)
-            context = session.context
+            corrected = calibration.corrected(tree, drawn)
             trees.append(coupled(corrected, context.sampling, len(context.tokens)) if strategy.couples else corrected)
         return self._draft(session_id, session, merge(trees, budget), self._clock() - started)
 
@@ -280,7 +298,7 @@ class Sessions:
         followed = session.context.tokens[session.proposed_at :] if session.proposed else []
         if followed:
             for calibration, tree in zip(self._calibrations, session.proposed, strict=True):
-                calibration.resolve(tree, followed)
+                calibration.resolve(tree, followed, session.drawn)
 
     def _has_room(self, num_tokens: int, length: int) -> bool:
         return length <= MAX_CONTEXT_TOKENS and self._live_tokens + num_tokens <= MAX_LIVE_TOKENS
