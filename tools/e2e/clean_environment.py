@@ -51,8 +51,10 @@ class Environment:
         return {"HOME": str(home), "PATH": f"{self.folder / 'bin'}:/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"}
 
 
-def make_environment(folder: Path, wheels: Iterable[Path]) -> Environment:
+def make_environment(folder: Path, wheels: Iterable[Path], extras: Iterable[str] = ()) -> Environment:
     """Installs `wheels` into a new environment in `folder`, and links the closure of what they require.
+
+    extras: of the wheels, as in `pip install 'wheel[extra]'`.
 
     Raises UnmetRequirementError if something required is missing here or has another version.
     """
@@ -61,7 +63,8 @@ def make_environment(folder: Path, wheels: Iterable[Path]) -> Environment:
     site = Path(sysconfig.get_path("purelib", "venv", {"base": str(folder), "platbase": str(folder)}))
     for wheel in wheels:
         _install(wheel, site, folder / "bin")
-    linked = closure([requirement for wheel in wheels for requirement in requires(wheel)], {name_of(w) for w in wheels})
+    requirements = [requirement for wheel in wheels for requirement in requires(wheel)]
+    linked = closure(requirements, {name_of(wheel) for wheel in wheels}, extras)
     owners = _owners()
     for distribution in linked.values():
         _link(distribution, site, owners)
@@ -80,11 +83,13 @@ def requires(wheel: Path) -> list[str]:
         return Parser().parsestr(archive.read(name).decode()).get_all("Requires-Dist", [])
 
 
-def closure(requirements: Iterable[str], provided: set[str]) -> dict[str, metadata.Distribution]:
-    """All that `requirements` come to, by normalized name; `provided` ones are there already."""
+def closure(
+    requirements: Iterable[str], provided: set[str], extras: Iterable[str] = ()
+) -> dict[str, metadata.Distribution]:
+    """All that `requirements` with `extras` come to, by normalized name; `provided` ones are there already."""
     found: dict[str, metadata.Distribution] = {}
     seen: set[tuple[str, str]] = set()
-    waiting = [(Requirement(text), "", "the wheel") for text in requirements]
+    waiting = [(Requirement(text), extra, "the wheel") for text in requirements for extra in ("", *extras)]
     while waiting:
         requirement, extra, asker = waiting.pop()
         name = _normalized(requirement.name)
