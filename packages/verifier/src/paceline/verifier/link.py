@@ -29,8 +29,7 @@ from paceline.wire.tree import Anchor, DraftTree, TreeBounds, decode_tree
 log = structlog.get_logger()
 
 MAX_TREE_NODES = 256
-MAX_TREE_DEPTH = 64
-MAX_STEP_US = (1 << 32) - 1
+MAX_TREE_DEPTH = 128  # over a slow link, tokens that commit while a tree is on its way are part of its depth
 
 
 @dataclass(frozen=True, slots=True)
