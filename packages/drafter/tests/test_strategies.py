@@ -219,3 +219,9 @@ def test_recycling_learns_from_outputs() -> None:
     session.tokens += [2, 3]
     proposer.observe(commit([2, 3]))
     assert (2, 3) in paths(strategy.begin(context([1])).draft(BUDGET))
+
+
+def test_suffix_follows_a_long_repetition_as_far_as_a_slow_link_needs() -> None:
+    text = list(range(200))
+    found = paths(suffix_tree([*text, *text[:20]], budget=Budget(64, 64)))
+    assert tuple(range(20, 80)) in found

@@ -199,7 +199,7 @@ class Sessions:
         session.digest = digest
         session.awaited = set(session.lanes)
         self._live_tokens += len(commit.tokens)
-        self.pace.observe_step(commit.step_s, len(commit.tokens))
+        self.pace.observe_step(commit.step_s)
         for lane in session.lanes:
             self._lanes[lane].committed(commit)
         for proposer in session.proposers:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from paceline.verifier.waiting import Gain, Latency, Pending
 
-REMEMBERED_STATES = 16
+REMEMBERED_STATES = 128  # of a session: over a slow link so many steps can pass before an answer comes
 MEASURED_EVERY = 4  # answers: what one brings is seen from two plans, and they cost the event loop 0.2 ms
 MIN_DUE_S = 0.0005
 FIRST_TRIAL = 4  # states that were passed over; then twice as many each time, until one is answered by itself

@@ -30,6 +30,7 @@ log = structlog.get_logger()
 
 MAX_TREE_NODES = 256
 MAX_TREE_DEPTH = 128  # over a slow link, tokens that commit while a tree is on its way are part of its depth
+MAX_STEP_US = (1 << 32) - 1
 
 
 @dataclass(frozen=True, slots=True)

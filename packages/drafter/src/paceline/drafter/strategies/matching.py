@@ -23,7 +23,7 @@ MATCH_WINDOW = 24  # longer matches are no better: that many last tokens are loo
 MAX_LEVELS = 3  # match lengths looked at for one position, over all texts
 MAX_BRANCHES = 4  # continuations taken from one match
 MAX_SCANNED = 32  # continuations looked at; a match with more is a short one, and its first ones are its frequent ones
-MIN_PATH_CONFIDENCE = 0.01  # a path less likely than this is not worth a row of the target's forward
+MIN_PATH_CONFIDENCE = 0.001  # a path less likely than this is not worth looking for, whatever room there is
 NOVELTY = 0.25  # chance, in occurrences per further continuation seen, that something else follows
 
 
