@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_vocabularies import MERGES, OTHER_MERGES, added, byte_level, sentencepiece, vocabulary
 
@@ -30,6 +30,7 @@ def meanings(of: TokenizerVocabulary, text: str) -> list[bytes | None]:
 
 
 @pytest.mark.parametrize("of", VOCABULARIES)
+@settings(deadline=None)
 @given(text=TEXTS)
 def test_bytes_in_are_bytes_out(of: TokenizerVocabulary, text: str) -> None:
     assert b"".join(part or b"" for part in meanings(of, text)) == text.encode()
@@ -234,6 +235,7 @@ def cut_bytes(draw: st.DrawFn) -> list[bytes]:
 
 
 @pytest.mark.parametrize("of", VOCABULARIES)
+@settings(deadline=None)
 @given(parts=cut_bytes())
 def test_text_that_grows_has_the_tokens_of_the_whole(of: TokenizerVocabulary, parts: list[bytes]) -> None:
     growing, whole = Retokenizer(of), Retokenizer(of)
@@ -272,6 +274,17 @@ def test_a_contraction_that_comes_in_parts_is_not_settled_too_early() -> None:
         growing.append(part)
     whole.append(b"we'll")
     assert growing.tokens == whole.tokens
+
+
+def test_an_added_token_that_comes_in_parts_is_found() -> None:
+    whole = byte_level()
+    name = "<tool call: 'f'>"
+    whole["added_tokens"].append(added(whole["added_tokens"][-1]["id"] + 1, name, special=False))
+    of = vocabulary(whole)
+    text = Retokenizer(of)
+    for byte in f"hello {name}".encode():
+        text.append(bytes([byte]))
+    assert text.tokens == of.encode(f"hello {name}")
 
 
 def test_special_tokens_keep_what_is_around_them_apart_and_are_left_out_if_there_is_none_of_the_name() -> None:
