@@ -17,7 +17,7 @@ from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-from paceline.drafter.vocabulary.tokenizer_format import _BYTE_OF
+from paceline.drafter.vocabulary.alphabet import BYTE_OF
 from paceline.drafter.vocabulary.tokenizer_json import TokenizerVocabulary
 
 QWEN_PATTERN = (
@@ -25,7 +25,7 @@ QWEN_PATTERN = (
 )
 QWEN_SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TEKKEN_SPECIALS = 1000  # ids before the ranks
-_CHARACTER_OF = {byte: character for character, byte in _BYTE_OF.items()}
+_CHARACTER_OF = {byte: character for character, byte in BYTE_OF.items()}
 _GGUF_NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _UNKNOWN, _CONTROL = 2, 3  # types of tokens, in SentencePiece models and GGUF files alike
 

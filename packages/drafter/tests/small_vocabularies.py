@@ -60,5 +60,21 @@ def sentencepiece(merges: Sequence[str] = ("▁ w", "o r", "▁w or", "▁ ▁")
     return whole | parts
 
 
+def unigram() -> dict[str, Any]:
+    """Words with scores, the likeliest sequence of which is taken, as in T5; with all bytes by number."""
+    words = ["▁", *"abcdefghijklmnopqrstuvwxyz", "▁w", "wor", "▁wor", "ld", "▁world", "hello"]
+    scored = [[word, -10.0 + len(word)] for word in words]
+    vocab = [["<unk>", 0.0], *scored, *([f"<0x{byte:02X}>", 0.0] for byte in range(BYTES))]
+    metaspace = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
+    return {
+        "version": "1.0",
+        "added_tokens": [added(0, "<unk>")],
+        "normalizer": {"type": "Sequence", "normalizers": [{"type": "NFKC"}]},
+        "pre_tokenizer": metaspace,
+        "decoder": metaspace,
+        "model": {"type": "Unigram", "unk_id": 0, "vocab": vocab, "byte_fallback": True},
+    }
+
+
 def vocabulary(whole: dict[str, Any]) -> TokenizerVocabulary:
     return TokenizerVocabulary(json.dumps(whole))

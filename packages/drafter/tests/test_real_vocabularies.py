@@ -28,8 +28,9 @@ few = settings(max_examples=30, deadline=None, suppress_health_check=[HealthChec
 
 # What tokenizers cut differently; mixed with anything.
 TRICKY = (
-    " the| don't|we'll|I'D| 12,345.67|naïve|e\u0301|中文字符|かな|한국어|русский|العربية|हिन्दी|🇫🇷|ﬁ|▁x|Ġy|<0x41>|</s>|helloWorld|"
-    "URLParser|==>|def f(self):|\n\n|\n    return x\n|  |\t|\r\n|\0|\ufffd|\u00a0|\u200b|\U0001f469\u200d\U0001f467"
+    " the| don't|we'll|I'D| 12,345.67|naïve|e\u0301|中文字符|かな|한국어|русский|العربية|हिन्दी|🇫🇷|ﬁ|"
+    "▁x|Ġy|<0x41>|</s>|helloWorld|URLParser|==>|def f(self):|\n\n|\n    return x\n|  |\t|\r\n|"
+    "\0|\ufffd|\u00a0|\u200b|\U0001f469\u200d\U0001f467"
 )
 SNIPPETS = st.sampled_from([*TRICKY.split("|"), "<|im_end|>"])
 ANY = st.characters(exclude_categories=["Cs"])

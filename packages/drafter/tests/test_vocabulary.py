@@ -8,9 +8,9 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_vocabularies import MERGES, OTHER_MERGES, added, byte_level, sentencepiece, vocabulary
+from small_vocabularies import MERGES, OTHER_MERGES, added, byte_level, sentencepiece, unigram, vocabulary
 
 from paceline.drafter.vocabulary import retokenizer, tokenizer_format
 from paceline.drafter.vocabulary.committed import follow, runs
@@ -21,7 +21,7 @@ from paceline.wire.errors import PacelineError, Reason
 Json = dict[str, Any]
 BYTE_LEVEL = vocabulary(byte_level())
 SENTENCEPIECE = vocabulary(sentencepiece())
-VOCABULARIES = [BYTE_LEVEL, SENTENCEPIECE, vocabulary(byte_level(OTHER_MERGES))]
+VOCABULARIES = [BYTE_LEVEL, SENTENCEPIECE, vocabulary(byte_level(OTHER_MERGES)), vocabulary(unigram())]
 TEXTS = st.text(alphabet=st.sampled_from(list("hello wrd\n'sé😀t12.")) | st.characters(exclude_categories=["Cs"]))
 
 
@@ -30,6 +30,7 @@ def meanings(of: TokenizerVocabulary, text: str) -> list[bytes | None]:
 
 
 @pytest.mark.parametrize("of", VOCABULARIES)
+@settings(deadline=None)
 @given(text=TEXTS)
 def test_bytes_in_are_bytes_out(of: TokenizerVocabulary, text: str) -> None:
     assert b"".join(part or b"" for part in meanings(of, text)) == text.encode()
@@ -40,6 +41,7 @@ def test_bytes_in_are_bytes_out(of: TokenizerVocabulary, text: str) -> None:
 def test_a_token_means_the_same_wherever_it_stands() -> None:
     assert meanings(BYTE_LEVEL, "hello world") == [b"hello", b" world"]
     assert meanings(SENTENCEPIECE, "a word") == [b"a", b" wor", b"d"]
+    assert meanings(vocabulary(unigram()), "hello world") == [b"hello", b" world"]
     assert meanings(SENTENCEPIECE, "\n中") == [b"\n", b"\xe4", b"\xb8", b"\xad"]
 
 
@@ -168,13 +170,18 @@ def changed(change: Callable[[Json], Any]) -> Json:
         (changed(lambda whole: whole["model"]["vocab"].update(a=1 << 40)), "model.vocab"),
         (changed(lambda whole: whole["model"]["vocab"].update(a=True)), "model.vocab"),
         (changed(lambda whole: whole["model"]["vocab"].update(a=7, b=7)), "model.vocab"),
+        (changed(lambda whole: whole["model"]["vocab"].update({"\ud800": 5000})), "tokenizer_json"),
         (changed(lambda whole: whole["model"].update(vocab=[["a", 0.0], "b"])), "model.vocab"),
+        (changed(lambda whole: whole["model"].update(type="Unigram", vocab=[["a", 0.0]], unk_id=[])), "tokenizer_json"),
         (changed(lambda whole: whole["model"].update(merges=["no such"])), "tokenizer_json"),
         (changed(lambda whole: whole["model"].update(merges=[3])), "model.merges"),
         (changed(lambda whole: whole.update(added_tokens={})), "added_tokens"),
         (changed(lambda whole: whole.update(added_tokens=[3])), "added_tokens[0]"),
         (changed(lambda whole: whole.update(added_tokens=[added(-5, "x")])), "added_tokens[0].id"),
         (changed(lambda whole: whole.update(added_tokens=[added(5, "")])), "added_tokens[0].content"),
+        (changed(lambda whole: whole.update(added_tokens=[added(5, "\ud800")])), "added_tokens[0].content"),
+        ('{"normalizers":[' * 300 + "]}" * 300, "model"),
+        ('{"model":{"vocab":{},"merges":[]},"decoder":' + '{"decoders":[' * 480 + "]}" * 480 + "}", "tokenizer_json"),
         (changed(lambda whole: whole.update(added_tokens=[added(5, "x"), added(5, "y")])), "added_tokens"),
         (sentencepiece(pre_tokenizer={"type": "Metaspace", "replacement": 3}), "Metaspace.replacement"),
     ],
@@ -183,6 +190,14 @@ def test_what_is_no_tokenizer_is_refused_by_field(content: str | Json, field: st
     with pytest.raises(PacelineError) as caught:
         TokenizerVocabulary(content if isinstance(content, str) else json.dumps(content))
     assert (caught.value.reason, caught.value.field) == (Reason.MALFORMED, field)
+
+
+def test_strange_words_mean_nothing() -> None:
+    whole = byte_level()
+    words = len(whole["model"]["vocab"]) + 1
+    whole["model"]["vocab"] |= {"": words, "中": words + 1}
+    of = vocabulary(whole)
+    assert (of.bytes_of(words), of.bytes_of(words + 1), of.token_of(b"")) == (None, None, None)
 
 
 def test_a_file_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,6 +249,7 @@ def cut_bytes(draw: st.DrawFn) -> list[bytes]:
 
 
 @pytest.mark.parametrize("of", VOCABULARIES)
+@settings(deadline=None)
 @given(parts=cut_bytes())
 def test_text_that_grows_has_the_tokens_of_the_whole(of: TokenizerVocabulary, parts: list[bytes]) -> None:
     growing, whole = Retokenizer(of), Retokenizer(of)
@@ -272,6 +288,17 @@ def test_a_contraction_that_comes_in_parts_is_not_settled_too_early() -> None:
         growing.append(part)
     whole.append(b"we'll")
     assert growing.tokens == whole.tokens
+
+
+def test_an_added_token_that_comes_in_parts_is_found() -> None:
+    whole = byte_level()
+    name = "<tool call: 'f'>"
+    whole["added_tokens"].append(added(whole["added_tokens"][-1]["id"] + 1, name, special=False))
+    of = vocabulary(whole)
+    text = Retokenizer(of)
+    for byte in f"hello {name}".encode():
+        text.append(bytes([byte]))
+    assert text.tokens == of.encode(f"hello {name}")
 
 
 def test_special_tokens_keep_what_is_around_them_apart_and_are_left_out_if_there_is_none_of_the_name() -> None:

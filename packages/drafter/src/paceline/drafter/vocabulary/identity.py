@@ -12,7 +12,7 @@ from paceline.drafter.live_tree import ROOT as TREE_ROOT
 from paceline.drafter.live_tree import LiveTree
 from paceline.drafter.strategies.base import ROOT, Candidates
 from paceline.drafter.vocabulary.base import Vocabulary
-from paceline.drafter.vocabulary.mismatch import mismatch
+from paceline.drafter.vocabulary.refusals import mismatch
 from paceline.drafter.vocabulary.spelling import bin_of
 
 

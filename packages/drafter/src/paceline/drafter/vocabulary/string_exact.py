@@ -71,10 +71,11 @@ class StringExact:
         return Standing.IN_BLANK if end is not None and end.isspace() else Standing.IN_WORD
 
     def _continue(self, tail: bytes, data: bytes) -> tuple[list[int], int, bool]:
-        """How the target goes on behind the tail; how many of those tokens stand; whether it could say all of it."""
+        """How the target goes on behind the tail; how many of those tokens stand; whether that says all of it."""
         tokens: list[int] = []
         closed = at = 0
-        for stretch in stretches(self.target, tail + data)[0]:
+        found, cut_off = stretches(self.target, tail + data)
+        for stretch in found:
             begun = len(tail) - at  # how much of the piece is committed
             at += len(stretch.data)
             if at > len(tail):
@@ -83,7 +84,7 @@ class StringExact:
                 if not self._says(rest, stretch.data[max(begun, 0) :]):
                     return tokens, closed, False
                 tokens += rest
-        return tokens, closed, True
+        return tokens, closed, not cut_off
 
     def _says(self, tokens: Sequence[int], data: bytes) -> bool:
         return b"".join(self.target.bytes_of(token) or b"" for token in tokens) == data

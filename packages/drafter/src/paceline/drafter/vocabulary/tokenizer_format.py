@@ -12,16 +12,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from paceline.drafter.vocabulary.alphabet import Alphabet, encoded, steps_of, writes_spaces
+from paceline.drafter.vocabulary.refusals import malformed
 from paceline.wire.errors import PacelineError, Reason
 
 MAX_CHARS = 64 << 20  # of a file; the largest in use have half as many
 MAX_TOKENS = 1 << 20  # ids are below this; the largest vocabularies in use have 262,144
-_BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
-_USUAL_MARK = "▁"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +53,17 @@ def read_tokenizer_json(content: str) -> TokenizerFormat:
     Raises:
         PacelineError: MALFORMED if it isn't one; VOCABULARY_MISMATCH for a family that is not understood.
     """
-    whole = _parse(content)
+    try:
+        return _read(_parse(content))
+    except RecursionError as error:
+        raise malformed("tokenizer_json", "is nested too deeply") from error
+
+
+def _read(whole: dict[str, Any]) -> TokenizerFormat:
     model = _dict(whole.get("model"), "model")
     words = _words(model)
     added = _added_tokens(whole)
-    alphabet = _Alphabet.of(whole, model)
+    alphabet = Alphabet.of(whole, model)
     unk = _unk(model, words)
     meanings: list[bytes | None] = [None] * (1 + max([*words, *(token["id"] for token in added)], default=-1))
     for token, word in words.items():
@@ -89,17 +94,6 @@ def read_tokenizer_json(content: str) -> TokenizerFormat:
 # Checks
 
 
-def malformed(field: str, why: str) -> PacelineError:
-    return PacelineError(
-        Reason.MALFORMED, f"{field} {why}; use the tokenizer.json that belongs to the model", field=field
-    )
-
-
-def not_understood(why: str) -> PacelineError:
-    message = f"the tokenizer can't be bridged: {why}; use a byte-level or SentencePiece-like tokenizer"
-    return PacelineError(Reason.VOCABULARY_MISMATCH, message, field="tokenizer_json")
-
-
 def _parse(content: str) -> dict[str, Any]:
     if len(content) > MAX_CHARS:
         raise PacelineError(
@@ -111,7 +105,7 @@ def _parse(content: str) -> dict[str, Any]:
         )
     try:
         whole = json.loads(content)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise malformed("tokenizer_json", "is not JSON") from error
     return _dict(whole, "tokenizer_json")
 
@@ -157,7 +151,7 @@ def _added_tokens(whole: dict[str, Any]) -> list[dict[str, Any]]:
         field = f"added_tokens[{index}]"
         token = _dict(entry, field)
         content = token.get("content")
-        if not isinstance(content, str) or not content:
+        if not isinstance(content, str) or encoded(content) is None:
             raise malformed(f"{field}.content", "is not a text")
         plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
         special = token.get("special") is True
@@ -170,84 +164,8 @@ def _added_tokens(whole: dict[str, Any]) -> list[dict[str, Any]]:
 def _unk(model: dict[str, Any], words: dict[int, str]) -> int | None:
     if isinstance(model.get("vocab"), list):
         unk = model.get("unk_id")
-        return unk if unk in words else None
+        return unk if isinstance(unk, int) and unk in words else None
     return next((token for token, word in words.items() if word == model.get("unk_token")), None)
-
-
-# What tokens mean
-
-
-def _steps(part: object) -> Iterator[dict[str, Any]]:
-    """The steps of a normalizer, pre-tokenizer or decoder, sequences taken apart."""
-    if isinstance(part, dict):
-        yield part
-        for key in ("normalizers", "pretokenizers", "decoders"):
-            nested = part.get(key)
-            for step in nested if isinstance(nested, list) else ():
-                yield from _steps(step)
-
-
-@dataclass(frozen=True, slots=True)
-class _Alphabet:
-    """How words are written: byte by byte (`mark` is empty), or as text with a mark for each space."""
-
-    mark: str
-
-    @classmethod
-    def of(cls, whole: dict[str, Any], model: dict[str, Any]) -> _Alphabet:
-        if model.get("type", "BPE") not in ("BPE", "Unigram"):
-            raise not_understood(f"its model is of type {str(model.get('type'))[:40]}")
-        if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
-            raise not_understood("its tokens are written differently within a word and at its end")
-        steps = [step for part in ("normalizer", "pre_tokenizer", "decoder") for step in _steps(whole.get(part))]
-        if any(step.get("type") == "ByteLevel" for step in steps):
-            return cls("")
-        for step in steps:
-            if step.get("type") == "Metaspace":
-                mark = step.get("replacement", _USUAL_MARK)
-                if not isinstance(mark, str) or len(mark) != 1:
-                    raise malformed("Metaspace.replacement", "is not a character")
-                return cls(mark)
-        if any(_writes_spaces(step) for step in steps):
-            return cls(_USUAL_MARK)
-        raise not_understood("its tokens don't say where spaces are")
-
-    def meaning(self, word: str) -> bytes | None:
-        if self.mark:
-            byte = _BYTE_TOKEN.fullmatch(word)
-            return bytes.fromhex(byte[1]) if byte else _encoded(word.replace(self.mark, " "))
-        try:
-            return bytes([_BYTE_OF[character] for character in word])
-        except KeyError:
-            return None
-
-    def is_fallback(self, word: str) -> bool:
-        return bool(self.mark and _BYTE_TOKEN.fullmatch(word))
-
-
-def _encoded(text: str) -> bytes | None:
-    try:
-        return text.encode() or None
-    except UnicodeEncodeError:  # JSON can write half a surrogate pair
-        return None
-
-
-def _writes_spaces(step: dict[str, Any]) -> bool:
-    """Whether a step replaces spaces with marks."""
-    return step.get("type") == "Replace" and (step.get("pattern"), step.get("content")) == (
-        {"String": " "},
-        _USUAL_MARK,
-    )
-
-
-def _byte_alphabet() -> dict[str, int]:
-    """GPT-2's: printable bytes are their own characters, all others follow from 256 on."""
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + place): byte for place, byte in enumerate(others)}
-
-
-_BYTE_OF = _byte_alphabet()
 
 
 # A version that only encodes
@@ -257,18 +175,22 @@ def _definition(
     whole: dict[str, Any],
     model: dict[str, Any],
     added: list[dict[str, Any]],
-    alphabet: _Alphabet,
+    alphabet: Alphabet,
     words: dict[int, str],
 ) -> str:
     cuts = _without_prefix(whole.get("pre_tokenizer"))
     mark = alphabet.mark
-    splits = any(step.get("type") not in ("Sequence", "Metaspace") or step.get("split", True) for step in _steps(cuts))
+    splits = any(
+        step.get("type") not in ("Sequence", "Metaspace") or step.get("split", True) for step in steps_of(cuts)
+    )
     if mark and not splits and not any(mark in word.lstrip(mark) for word in words.values()):
         # No token goes on over a space, so cutting there changes nothing; and text in pieces can be encoded in parts.
         pattern = {"Regex": f"{re.escape(mark)}+[^{re.escape(mark)}]*|[^{re.escape(mark)}]+"}
         words_apart = {"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}
         cuts = {"type": "Sequence", "pretokenizers": [*([cuts] if cuts else []), words_apart]}
-    kept = [step for step in _steps(whole.get("normalizer")) if _writes_spaces(step) or step.get("type") == "ByteLevel"]
+    kept = [
+        step for step in steps_of(whole.get("normalizer")) if writes_spaces(step) or step.get("type") == "ByteLevel"
+    ]
     return json.dumps(
         {
             "version": "1.0",
