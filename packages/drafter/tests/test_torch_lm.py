@@ -99,7 +99,12 @@ def test_bad_rows_are_refused(model: TorchLM) -> None:
     laws.bad_rows_are_refused(model)
 
 
-def test_a_pass_that_fails_leaves_caches_as_they_were(model: TorchLM, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("none left"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_a_pass_that_fails_leaves_caches_as_they_were(
+    model: TorchLM, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch_lm, "MAX_ROWS", 7)
     cache = filled(model, laws.CONTEXT)
     passes = 0
@@ -108,7 +113,7 @@ def test_a_pass_that_fails_leaves_caches_as_they_were(model: TorchLM, monkeypatc
         nonlocal passes
         passes += 1
         if passes > 1:
-            raise torch.OutOfMemoryError("none left")
+            raise error
         return TorchLM._forward(model, batch, kept)
 
     with monkeypatch.context() as patched:

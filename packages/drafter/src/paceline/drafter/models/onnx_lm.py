@@ -204,7 +204,7 @@ def open_session(graph: bytes, threads: int, provider: str = "cpu") -> onnxrunti
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # what matters comes as an exception
-    # An arena keeps the largest step's memory for ever, and nothing here is fast or slow by it.
+    # An arena would keep the memory of the largest step for ever; steps take the same time without.
     options.enable_cpu_mem_arena = False
     options.add_session_config_entry("session.load_model_format", "ONNX")
     # Weights may lie in files of their own, which nobody has checked: they are looked for where there is none.
@@ -212,8 +212,11 @@ def open_session(graph: bytes, threads: int, provider: str = "cpu") -> onnxrunti
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the verifier's cores may be these
     wanted = _providers(provider)
     try:
-        session = onnxruntime.InferenceSession(graph, options, providers=wanted)
+        session = onnxruntime.InferenceSession(graph, options, providers=wanted, enable_fallback=0)
     except Exception as error:  # as above
+        if len(wanted) > 1:
+            log.warning("the model can't run on the GPU; it runs on the CPU", why=_first_line(error))
+            return open_session(graph, threads)
         raise _unusable(f"its graph can't be loaded: {_first_line(error)}; export the model again") from error
     if session.get_providers()[0] != wanted[0]:
         log.warning("no usable GPU; the model runs on the CPU", provider=provider)
@@ -232,11 +235,14 @@ def _providers(provider: str) -> list[str]:
 def _check_graph(model: OnnxLM) -> None:
     """That the graph takes and gives what its card says; runs it on two rows, which also lays out its weights."""
     card, session = model._card, model._session
-    takes = {item.name: (item.type, len(item.shape)) for item in session.get_inputs()}
     floats = dict.fromkeys(input_names(card.num_layers)[4:], ("tensor(float)", 4))
     ids = dict.fromkeys(("input_ids", "position_ids"), ("tensor(int64)", 2))
     expected = {**ids, "visible": ("tensor(bool)", 3), "wanted": ("tensor(int64)", 1), **floats}
-    gives = [item.name for item in session.get_outputs()]
+    try:
+        takes = {item.name: (item.type, len(item.shape)) for item in session.get_inputs()}
+        gives = [item.name for item in session.get_outputs()]
+    except UnicodeDecodeError as error:
+        raise _unusable("its graph has names that are not UTF-8; export the model again") from error
     if takes != expected or gives != output_names(card.num_layers):
         raise _unusable("its graph has other inputs or outputs than its card says; export the model again")
     cache = model.new_cache()

@@ -15,7 +15,7 @@ from paceline.drafter.models.base import LoadedModel, Logits, Rows
 from paceline.drafter.models.checks import check_batch
 from paceline.drafter.models.pieces import score_in_pieces
 from paceline.drafter.models.torch_attention import CachedAttention, TorchCache, attending
-from paceline.drafter.models.torch_load import DTYPES, Loaded, load_causal_lm, set_attention
+from paceline.drafter.models.torch_load import DTYPES, Loaded, is_out_of_memory, load_causal_lm, set_attention
 from paceline.drafter.models.torch_probe import probe, reference_logits
 from paceline.wire.errors import PacelineError, Reason, out_of_range
 
@@ -57,10 +57,10 @@ class TorchLM:
         try:
             with attending(CachedAttention(own, batch)):
                 logits = self._forward(batch, wanted or [0])[: len(wanted)]
-        except torch.OutOfMemoryError as error:
-            why = (
-                "too little memory on the device for this many sessions; lower --max-sessions or choose a smaller model"
-            )
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            why = f"{self._device} has too little memory for these rows; choose a smaller model or --dtype bfloat16"
             raise PacelineError(Reason.OVERLOADED, why) from error
         for cache, rows in zip(own, batch, strict=True):
             cache.extend(rows.positions)

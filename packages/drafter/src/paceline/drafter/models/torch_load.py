@@ -178,6 +178,11 @@ def set_attention(model: PreTrainedModel, kind: str = ATTENTION) -> None:
     model.set_attn_implementation(kind)
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """torch has a type for it on GPUs only."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+
+
 def unusable(name: str, why: str) -> PacelineError:
     return PacelineError(Reason.UNUSABLE_REVISION, f"model {name}: {why}", field="model", value=name)
 
@@ -185,7 +190,7 @@ def unusable(name: str, why: str) -> PacelineError:
 def _cannot_load(name: str, error: Exception) -> PacelineError:
     why = " ".join(str(error).split())[:300] or type(error).__name__
     hint = "check the name, and that weights are in safetensors format"
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in why:
+    if is_out_of_memory(error):
         hint = "there is too little memory: choose a smaller model, --dtype bfloat16, or another --device"
     elif "/" in name and not Path(name).exists() and any(word in why.lower() for word in ("connect", "offline", "hub")):
         hint = "no such folder here and the model hub can't be reached: give a folder, or download the model first"
