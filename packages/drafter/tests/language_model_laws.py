@@ -55,7 +55,7 @@ def what_is_kept_is_as_if_run_afresh(model: LanguageModel, within: float = 1e-4)
     cache.keep([*range(len(CONTEXT)), *(len(CONTEXT) + node for node in path)])
     text = CONTEXT + [tree.tokens[node] for node in path]
     assert len(cache) == len(text)
-    more = random_tokens(6, 6)
+    more = random_tokens(30, 6)  # beyond windows, and beyond the room that a cache has at first
     assert close(model.score([chain_rows(cache, more)])[0], fresh(model, text + more)[len(text) :], within)
     cache.keep(range(30))
     assert close(model.score([chain_rows(cache, more)])[0], fresh(model, text[:30] + more)[30:], within)
