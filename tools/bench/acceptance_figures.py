@@ -15,6 +15,7 @@ TESTED_OF = "paceline:drafter_draft_tokens_per_pos_total"
 RIGHT_OF = "paceline:drafter_accepted_tokens_per_pos_total"
 SECONDS = "paceline:draft_seconds_sum"
 BYTES = "paceline:draft_stream_bytes_total"
+DRAFTS = "paceline:spec_decode_num_drafts_total"
 STEPS = "paceline:session_steps_total"
 
 
@@ -30,6 +31,7 @@ def mix_figures(counted: Counters, measured: Sequence[Measurement]) -> dict[str,
         `acceptance_by_depth`: of the candidates verified at depth 1, 2, … whose parent was right, the share that was
             right; `tested_by_depth`: how many candidates that is the share of.
         `tokens_by_depth`: those that were right, for each step; 1 and their sum are tokens per step.
+        `drafted_steps`: share of steps that had candidates; in the others drafters had none, or were late.
         `draft_ms_per_token`, `wire_bytes_per_token`: of all drafters together, for each token that was committed.
         `identical`: [answers with the same tokens as without speculation, answers]; `different`: the others.
         `drafters`: each one's part, by its strategies.
@@ -43,6 +45,7 @@ def mix_figures(counted: Counters, measured: Sequence[Measurement]) -> dict[str,
         "acceptance_by_depth": _shares(counted.by_position(RIGHT), counted.by_position(TESTED)),
         "tested_by_depth": counted.by_position(TESTED),
         "tokens_by_depth": [round(right / max(1.0, counted.total(STEPS)), 4) for right in counted.by_position(RIGHT)],
+        "drafted_steps": round(counted.total(DRAFTS) / max(1.0, counted.total(STEPS)), 4),
         "draft_ms_per_token": round(1e3 * counted.total(SECONDS) / tokens, 4),
         "wire_bytes_per_token": round(counted.total(BYTES) / tokens, 1),
         "identical": identical(measured)["paceline"],

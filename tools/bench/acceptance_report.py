@@ -9,8 +9,7 @@ from report import STYLE
 from rich.table import Table
 
 SHOWN_DEPTHS = 4  # fit 80 columns; the JSON has all
-# Of a drafter none of whose candidates was put to the test.
-NOTHING: dict[str, dict[str, Any]] = {"–": {"tested": 0, "acceptance": 0.0, "acceptance_by_depth": []}}
+FEW_DRAFTS = 0.9  # share of steps: with less one must know
 KINDS = {"prose": "prose", "code": "code", "after_5000": "after 5,000"}
 
 
@@ -26,10 +25,17 @@ def notes(report: dict[str, Any]) -> Iterator[str]:
     """What to know beside the tables."""
     yield (
         "per step: tokens per forward pass; d1, d2, …: of the candidates verified at that depth below right ones, the "
-        "share that was right; ms, bytes: of drafting, and of messages on the Draft stream, per committed token"
+        "share that was right; ms, bytes: of drafting, and of messages on the Draft stream (in: to the verifier), per "
+        "committed token"
     )
     if report["drafting"] == "always":
         yield "every candidate that had room was verified, whatever that costs (--drafting auto verifies what pays)"
+    for name, mix in report["mixes"].items():
+        if mix["drafted_steps"] < FEW_DRAFTS:
+            yield (
+                f"{name}: {mix['drafted_steps']:.0%} of its steps had candidates; in the others its drafters had none, "
+                "or were late, which a busy machine makes them"
+            )
     yield from report["warnings"]
     if not report["complete"]:
         yield "not complete: these figures cover only the mixes that were finished before the run ended"
@@ -56,22 +62,25 @@ def _by_mix(report: dict[str, Any]) -> Table:
 
 def _by_drafter(report: dict[str, Any]) -> Table:
     table = Table(title="by drafter and strategy: a candidate of several counts for each", **STYLE)
-    table.add_column("mix, its drafters / strategies")
+    table.add_column("mix, drafter, strategy")
     for label in ("tested", "right", *_depth_labels(), "ms", "in", "out"):
         table.add_column(label, justify="right", no_wrap=True)
     for name, mix in report["mixes"].items():
         table.add_row(name)
         for drafter, its in mix["drafters"].items():
-            costs = [
-                f"{its['draft_ms_per_token']:.2f}",
-                *(f"{its['wire_bytes_per_token'][direction]:.0f}" for direction in ("received", "sent")),
-            ]
-            for strategy, part in (its["strategies"] or NOTHING).items():
-                counts = [str(part["tested"]), f"{part['acceptance']:.2f}"]
-                table.add_row(f"  {drafter} / {strategy}", *counts, *_depths(part["acceptance_by_depth"]), *costs)
-                costs = []  # its processes', and shown once
+            parts = [_counts(part) for part in its["strategies"].values()]
+            alone = parts[0] if len(parts) == 1 else [""] * (2 + SHOWN_DEPTHS)
+            wire = (f"{its['wire_bytes_per_token'][direction]:.0f}" for direction in ("received", "sent"))
+            table.add_row(f"  {drafter}", *alone, f"{its['draft_ms_per_token']:.2f}", *wire)
+            if len(parts) > 1:
+                for strategy, counts in zip(its["strategies"], parts, strict=True):
+                    table.add_row(f"    {strategy}", *counts)
         table.add_section()
     return table
+
+
+def _counts(part: dict[str, Any]) -> list[str]:
+    return [str(part["tested"]), f"{part['acceptance']:.2f}", *_depths(part["acceptance_by_depth"])]
 
 
 def _by_bridge(bridges: dict[str, dict[str, float]]) -> Table:

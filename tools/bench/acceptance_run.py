@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from questions import Question
 from rounds import Asker, BenchError, Rounds
 from stack import Service, Stack, StackError
 
+from paceline.drafter.version import VERSION
 from paceline.v1 import verifier_pb2, verifier_pb2_grpc
 from paceline.wire.channel import connect
 from paceline.wire.settings import ClientSettings
@@ -101,111 +102,115 @@ async def _measure(plan: Plan, stack: Stack, outcome: Outcome, say: Say) -> None
         outcome.facts = {
             "dtype": model.dtype,
             "machine": describe_machine(),
-            "versions": versions({model.peer.package: model.peer.version}),
+            "versions": versions({model.peer.package: model.peer.version, "paceline-drafter": VERSION}),
         }
         ask = asker(stub, speculation=False, remember=plan.memory, temperature=plan.temperature, seed=plan.seed)
         plain = Rounds(plan.questions, {OFF: ask}, plan.max_new_tokens, lambda what: say(what, 1))
         say("answering without speculation", 0)
         await plain.alternate(0)
+        comparison = _Comparison(plan, stack, stub, plain, outcome.warnings, say)
         for mix in plan.mixes:
             say(f"{mix.name}: starting", 0)
-            outcome.mixes[mix.name] = await _measure_mix(plan, stack, stub, mix, plain, outcome.warnings, say)
+            outcome.mixes[mix.name] = await comparison.measure(mix)
         if plan.bridge_tokens:
-            say("collecting texts for vocabulary bridges", 0)
             greedy = asker(stub, speculation=False, remember=False)
             tokenizer = await asyncio.to_thread(_tokenizer_json, stack)
             outcome.texts = await collect_texts(
-                greedy, plan.bridge_questions, plan.bridge_tokens, frozenset(model.eos_token_ids), tokenizer
+                greedy,
+                plan.bridge_questions,
+                plan.bridge_tokens,
+                frozenset(model.eos_token_ids),
+                tokenizer,
+                lambda what: say(what, 0),
             )
 
 
-async def _measure_mix(
-    plan: Plan,
-    stack: Stack,
-    stub: verifier_pb2_grpc.VerifierStub,
-    mix: Mix,
-    plain: Rounds,
-    warnings: list[str],
-    say: Say,
-) -> dict[str, Any]:
-    """The figures of a mix, from its start to its end."""
-    async with _at_work(stack, stub, mix) as services:
-        ask = asker(
-            stub,
-            speculation=True,
-            remember=plan.memory,
-            temperature=plan.temperature,
-            seed=plan.seed,
-            drafters=[drafter.name for drafter in mix.drafters],
-        )
-        await ask(WARM_UP, min(WARM_UP_TOKENS, plan.max_new_tokens), "warm-up")
-        before = await asyncio.to_thread(read_counters, stack.services["verifier"])
-        answers = await _answers(plan, mix, plain, ask, services, say)
-        counted = (await asyncio.to_thread(read_counters, stack.services["verifier"])).since(before)
-        for drafter in (await stub.GetModel(verifier_pb2.GetModelRequest())).drafters:
-            if drafter.quarantined:
-                warnings.append(f"{mix.name}: the verifier has quarantined {drafter.name}, so its figures are too low")
-        return mix_figures(counted, [*plain.measured, *answers])
+@dataclass(frozen=True)
+class _Comparison:
+    """Measures mixes against the answers without speculation, which `plain` has."""
 
+    plan: Plan
+    stack: Stack
+    stub: verifier_pb2_grpc.VerifierStub
+    plain: Rounds
+    warnings: list[str]
+    say: Say
 
-async def _answers(
-    plan: Plan, mix: Mix, plain: Rounds, ask: Asker, services: Sequence[Service], say: Say
-) -> list[Measurement]:
-    """Each question's turns, with the prompts that were asked without speculation."""
-    answers: list[Measurement] = []
-    for question in plan.questions:
-        for turn in range(len(question.turns)):
-            prompt = plain.prompts[question.question_id, turn]
+    async def measure(self, mix: Mix) -> dict[str, Any]:
+        """The figures of a mix, which is started and ended."""
+        plan, verifier = self.plan, self.stack.services["verifier"]
+        async with self._at_work(mix) as services:
+            ask = asker(
+                self.stub,
+                speculation=True,
+                remember=plan.memory,
+                temperature=plan.temperature,
+                seed=plan.seed,
+                drafters=[drafter.name for drafter in mix.drafters],
+            )
+            await ask(WARM_UP, min(WARM_UP_TOKENS, plan.max_new_tokens), "warm-up")
+            before = await asyncio.to_thread(read_counters, verifier)
+            answers = await self._answers(mix, ask, services)
+            counted = (await asyncio.to_thread(read_counters, verifier)).since(before)
+            for drafter in (await self.stub.GetModel(verifier_pb2.GetModelRequest())).drafters:
+                if drafter.quarantined:
+                    self.warnings.append(
+                        f"{mix.name}: the verifier quarantined {drafter.name}; its figures are too low"
+                    )
+        return mix_figures(counted, [*self.plain.measured, *answers])
+
+    async def _answers(self, mix: Mix, ask: Asker, services: Sequence[Service]) -> list[Measurement]:
+        """To each question's turns, with the prompts that were asked without speculation."""
+        answers: list[Measurement] = []
+        for asked in self.plain.measured:
+            prompt = self.plain.prompts[asked.answer]
             try:
-                reply = await ask(prompt, plan.max_new_tokens, TENANT)
+                reply = await ask(prompt, self.plan.max_new_tokens, TENANT)
             except BenchError as error:
                 why = last_words(services) or str(error)
-                raise BenchError(f"{mix.name}, question {question.question_id}, turn {turn + 1}: {why}") from error
+                raise BenchError(f"{mix.name}, question {asked.question_id}, turn {asked.turn + 1}: {why}") from error
             if words := last_words(services):
                 raise BenchError(f"{mix.name}: {words}")
-            say(f"{mix.name}: {question.group} {question.question_id}", 1)
-            answers.append(
-                Measurement(ON, question.question_id, question.group, turn, 0, reply.ids, reply.seconds, reply.steps)
-            )
-    return answers
+            self.say(f"{mix.name}: {asked.group} {asked.question_id}", 1)
+            answers.append(replace(asked, system=ON, ids=reply.ids, seconds=reply.seconds, steps=reply.steps))
+        return answers
 
+    @asynccontextmanager
+    async def _at_work(self, mix: Mix) -> AsyncIterator[list[Service]]:
+        """The mix's processes, connected; they are gone afterwards."""
+        address = self.stack.services["verifier"].address
+        services = [
+            self.stack.start(drafter.name, "drafter", *drafter.arguments, "--verifiers", address)
+            for drafter in mix.drafters
+        ]
+        try:
+            await self._connected([drafter.name for drafter in mix.drafters], services)
+            yield services
+        except StackError as error:
+            raise BenchError(f"{mix.name}: {last_words(services) or error}") from error
+        finally:
+            for service in services:
+                service.process.terminate()
+            for service in services:
+                service.terminate()
+                del self.stack.services[service.name]
+        await self._connected([], [])
 
-@asynccontextmanager
-async def _at_work(stack: Stack, stub: verifier_pb2_grpc.VerifierStub, mix: Mix) -> AsyncIterator[list[Service]]:
-    """The mix's processes, connected; they are gone afterwards."""
-    address = stack.services["verifier"].address
-    services = [
-        stack.start(drafter.name, "drafter", *drafter.arguments, "--verifiers", address) for drafter in mix.drafters
-    ]
-    try:
-        await _connected(stub, sorted(drafter.name for drafter in mix.drafters), services)
-        yield services
-    except StackError as error:
-        raise BenchError(f"{mix.name}: {last_words(services) or error}") from error
-    finally:
-        for service in services:
-            service.process.terminate()
-        for service in services:
-            service.terminate()
-            del stack.services[service.name]
-    await _connected(stub, [], [])
+    async def _connected(self, names: Sequence[str], services: Sequence[Service]) -> None:
+        """Until these processes serve and exactly these drafters are connected; StackError if one ends instead."""
 
+        async def joined() -> bool:
+            if words := last_words(services):
+                raise StackError(words)
+            model = await self.stub.GetModel(verifier_pb2.GetModelRequest())
+            return sorted(drafter.name for drafter in model.drafters) == sorted(names)
 
-async def _connected(stub: verifier_pb2_grpc.VerifierStub, names: list[str], services: Sequence[Service]) -> None:
-    """Until these processes serve and exactly these drafters are connected. Raises StackError if one ends instead."""
-    await _until(lambda: _served(services), START_S, f"drafters {names} are not ready")
-    await _until(lambda: _joined(stub, names, services), CONNECT_S, f"drafters {names} are ready and not connected")
+        await _until(lambda: _served(services), START_S, f"drafters {names} are not ready")
+        await _until(joined, CONNECT_S, f"drafters {names} are ready and not connected")
 
 
 async def _served(services: Sequence[Service]) -> bool:
     return all(service.poll_ready() for service in services)
-
-
-async def _joined(stub: verifier_pb2_grpc.VerifierStub, names: list[str], services: Sequence[Service]) -> bool:
-    if words := last_words(services):
-        raise StackError(words)
-    model = await stub.GetModel(verifier_pb2.GetModelRequest())
-    return sorted(drafter.name for drafter in model.drafters) == names
 
 
 async def _until(holds: Callable[[], Awaitable[bool]], timeout_s: float, otherwise: str) -> None:

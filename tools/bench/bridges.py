@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 from questions import Question
@@ -37,35 +39,41 @@ class Texts:
 
 
 async def collect_texts(
-    ask: Asker, questions: Sequence[Question], num_tokens: int, eos: frozenset[int], tokenizer_json: str
+    ask: Asker,
+    questions: Sequence[Question],
+    num_tokens: int,
+    eos: frozenset[int],
+    tokenizer_json: str,
+    say: Callable[[str], None] = lambda _what: None,
 ) -> Texts:
     """Answers to the questions of each kind, one after the other, up to so many tokens of each kind.
 
-    Several questions are asked at once: answers don't depend on that.
+    Several questions are asked at once: answers don't depend on that. No more than may be needed, for answers are long.
     """
     ids: dict[str, list[int]] = {}
     for kind, categories in KINDS.items():
-        members = [question for question in questions if question.category in categories]
+        waiting = deque(question for question in questions if question.category in categories)
         found: list[int] = []
-        for start in range(0, len(members), AT_ONCE):
-            if len(found) >= num_tokens:
-                break
-            batch = members[start : start + AT_ONCE]
-            for text in await asyncio.gather(*(_answers(ask, member, num_tokens) for member in batch)):
+        while waiting and (missing := num_tokens - len(found)) > 0:
+            say(f"{kind} for bridges: {len(found)} of {num_tokens} tokens")
+            batch = [waiting.popleft() for _ in range(min(AT_ONCE, len(waiting), ceil(missing / MAX_ANSWER)))]
+            for text in await asyncio.gather(*(_answers(ask, question, missing) for question in batch)):
                 found += [token for token in text if token not in eos]
         ids[kind] = found[:num_tokens]
     return Texts(ids, tokenizer_json)
 
 
 async def _answers(ask: Asker, question: Question, most: int) -> list[int]:
-    """To all turns."""
+    """To its turns, until there are enough tokens."""
     messages: Messages = ()
     ids: list[int] = []
     for content in question.turns:
         messages = (*messages, ("user", content))
-        reply = await ask(messages, min(most, MAX_ANSWER), "bridges")
+        reply = await ask(messages, min(most - len(ids), MAX_ANSWER), "bridges")
         messages = (*messages, ("assistant", reply.text))
         ids += reply.ids
+        if len(ids) >= most:
+            break
     return ids
 
 

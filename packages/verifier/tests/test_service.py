@@ -545,7 +545,8 @@ async def test_metrics_say_how_deep_candidates_were_right_and_what_the_stream_ca
     )
     assert tested == right  # it knows
     assert len(tested) > 1
-    assert tested[0] <= answer.finished.total.steps
+    assert families["paceline:spec_decode_num_drafts"][0].value == tested[0]  # one chain a step
+    assert tested[0] <= answer.finished.total.steps + 1  # a prompt's last stretch is no step
     assert sorted(tested.values(), reverse=True) == [tested[position] for position in range(len(tested))]
     assert sum(right.values()) == sum(credit.accepted for credit in answer.finished.total.drafters)
     assert {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from acceptance_figures import BYTES, RIGHT, RIGHT_OF, SECONDS, STEPS, TESTED, TESTED_OF, mix_figures
+from acceptance_figures import BYTES, DRAFTS, RIGHT, RIGHT_OF, SECONDS, STEPS, TESTED, TESTED_OF, mix_figures
 from counters import Counters
 from figures import OFF, ON, Measurement
 
@@ -30,6 +30,7 @@ A = {"drafter": "a", "strategy": "suffix"}
 B = {"drafter": "b", "strategy": "recycling"}
 COUNTED = counters(
     (STEPS, 4, {}),
+    (DRAFTS, 3, {}),
     (TESTED, 8, {"position": 0}),
     (RIGHT, 3, {"position": 0}),
     (TESTED, 2, {"position": 1}),
@@ -55,6 +56,7 @@ def test_a_mix_by_hand() -> None:
     assert figures["tested_by_depth"] == [8, 2, 1]
     assert figures["tokens_by_depth"] == [0.75, 0.25]
     assert 1 + sum(figures["tokens_by_depth"]) == figures["tokens_per_step"]
+    assert figures["drafted_steps"] == 0.75
     assert figures["draft_ms_per_token"] == 0.5
     assert figures["wire_bytes_per_token"] == 45.0
     assert figures["identical"] == [1, 2]

@@ -18,6 +18,7 @@ def mix(depths: int) -> dict[str, Any]:
         "acceptance_by_depth": [0.123] * depths,
         "tested_by_depth": [100] * depths,
         "tokens_by_depth": [0.4] * depths,
+        "drafted_steps": 0.456,
         "draft_ms_per_token": 12.345,
         "wire_bytes_per_token": 1234.5,
         "identical": [230, 240],
@@ -31,6 +32,11 @@ def mix(depths: int) -> dict[str, Any]:
                 "draft_ms_per_token": 1.345,
                 "wire_bytes_per_token": {"received": 0.0, "sent": 0.4},
                 "strategies": {},
+            },
+            "small": {
+                "draft_ms_per_token": 0.5,
+                "wire_bytes_per_token": {"received": 20.0, "sent": 10.0},
+                "strategies": {"causal_lm": strategy},
             },
         },
     }
@@ -64,9 +70,11 @@ def shown() -> str:
 def test_each_figure_is_in_its_row() -> None:
     rows = [row.split() for row in shown().splitlines()]
     assert ["2.35", "0.12", "0.12", "–", "–", "12.35", "1234", "230", "of", "240"] in [row[-10:] for row in rows]
-    assert ["12345", "0.35", "0.50", "0.50", "–", "–", "11.00", "1000", "234"] in [row[-9:] for row in rows]
-    assert ["12345", "0.35", "0.50", "0.50", "–", "–"] in [row[-6:] for row in rows]  # its costs are shown once
-    assert ["0", "0.00", "–", "–", "–", "–", "1.34", "0", "0"] in [row[-9:] for row in rows]
+    assert ["suffix+recycling", "11.00", "1000", "234"] in rows
+    assert ["suffix", "12345", "0.35", "0.50", "0.50", "–", "–"] in rows
+    assert ["recycling", "12345", "0.35", "0.50", "0.50", "–", "–"] in rows
+    assert ["causal_lm", "1.34", "0", "0"] in rows  # it proposed nothing
+    assert ["small", "12345", "0.35", "0.50", "0.50", "–", "–", "0.50", "20", "10"] in rows  # it has one strategy
     assert ["intersection", "0.912", "0.800", "–"] in rows
 
 
@@ -74,6 +82,7 @@ def test_what_one_must_know_is_said() -> None:
     text = " ".join(shown().split())
     assert "temperature 0.8" in text
     assert "--drafting auto" in text
+    assert "nothing at all: 46% of its steps had candidates" in text
     assert "a word of [bold]warning" in text
     assert "not complete" in text
 

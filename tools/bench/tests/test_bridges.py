@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from math import ceil
 from types import ModuleType
 
 import pytest
@@ -37,9 +38,18 @@ async def test_texts_are_answers_by_kind_without_their_ends() -> None:
     ask = Fake()
     texts = await collect(ask, QUESTIONS, 25, frozenset({EOS}), "{}")
     assert texts.ids == {"prose": [1] * 10 + [3] * 10 + [1] * 5, "code": [1] * 10}
-    assert len(ask.asked) == 2 * AT_ONCE + 1  # no more than was needed, and no maths
-    assert {most for _messages, most in ask.asked} == {25}
-    assert (("user", "One?"), ("assistant", "said"), ("user", "Two?")) in [messages for messages, _most in ask.asked]
+    prompts = [messages for messages, _most in ask.asked]
+    assert (("user", "One?"), ("assistant", "said"), ("user", "Two?")) in prompts
+    assert len(prompts) == 4  # no more than was needed, and no maths
+    assert [most for _messages, most in ask.asked] == [25, 14, 5, 25]
+
+
+async def test_questions_are_asked_several_at_once_and_stay_in_order() -> None:
+    texts = await collect(Fake(), QUESTIONS, 20 * MAX_ANSWER, frozenset({EOS}), "{}")
+    assert texts.ids["prose"] == ([1] * 10 + [3] * 10) * 20
+    said: list[str] = []
+    await collect(Fake(), QUESTIONS, 20 * MAX_ANSWER, frozenset({EOS}), "{}", said.append)
+    assert len(said) == ceil(20 / AT_ONCE) + 1
 
 
 async def test_an_answer_is_not_so_long_that_it_goes_in_circles() -> None:

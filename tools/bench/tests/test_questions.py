@@ -34,7 +34,7 @@ def test_every_category_of_spec_bench_has_a_group(tmp_path: Path) -> None:
 def test_turns_keep_their_order_and_other_keys_are_ignored(tmp_path: Path) -> None:
     record = {"question_id": 7, "category": "stem", "turns": ["First.", "Second."], "reference": ["a", "b"]}
     assert read_questions(written(tmp_path, "", json.dumps(record), "")) == [
-        Question("7", "multi_turn", ("First.", "Second."))
+        Question("7", "multi_turn", ("First.", "Second."), "stem")
     ]
 
 

@@ -89,10 +89,14 @@ class DraftMetrics:
         registry: to show them in.
 
     Attributes:
+        drafts: steps of sessions in which candidates were verified.
         depths: how candidates fared.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        self.drafts = Counter(
+            "paceline:spec_decode_num_drafts", "Steps of sessions in which candidates were verified", registry=registry
+        )
         self.depths = DepthCounts()
         registry.register(self.depths)
         self._drafters: set[str] = set()

@@ -479,6 +479,7 @@ class Engine:
         """What the step says about its candidates: those whose parent was picked were right or wrong."""
         total = part.session.total
         total.nodes += len(part.candidates)
+        self.metrics.drafts.drafts.inc(bool(part.candidates))
         accepted = set(outcome.accepted)
         proposed: dict[str, int] = {}
         right: dict[str, int] = {}
