@@ -78,7 +78,7 @@ class ModelLane:
             try:
                 drafts = self._worker.work()
             except Exception:  # out of memory, say: it costs these sessions their drafts and nobody else anything
-                log.exception("model failed; its sessions are drafted for no more", strategy=self.strategy)
+                log.exception("model failed", strategy=self.strategy)
                 drafts = self._worker.give_up()
             for draft in drafts:
                 self._deliver(draft)
@@ -95,7 +95,9 @@ class ModelLane:
             event()
 
     def _deliver(self, draft: ModelDraft) -> None:
-        number, _ = draft.key
+        number, session_id = draft.key
+        if draft.gone:
+            log.warning("can't draft for a session", strategy=self.strategy, session=session_id, why=draft.gone)
         stream = self._streams.get(number)
         if stream is not None:
             stream.hand_over(draft)
@@ -105,13 +107,13 @@ class ModelLane:
         try:
             session = self._new_session(stream.kind, opening)
         except PacelineError as error:
-            log.warning("session can't be drafted for", strategy=self.strategy, why=error.message)
-            stream.hand_over(ModelDraft(key, len(opening.tokens), Candidates(), gone=True))
+            self._deliver(ModelDraft(key, len(opening.tokens), Candidates(), gone=error.message))
             return
         self._worker.opened(key, session, budget, stream.pace)
 
     def commit(self, key: Key, commit: Commit) -> None:
-        self._worker.committed(key, commit)
+        for draft in self._worker.committed(key, commit):
+            self._deliver(draft)
 
     def close(self, key: Key) -> None:
         self._worker.closed(key)

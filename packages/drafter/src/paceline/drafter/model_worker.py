@@ -6,7 +6,6 @@ worker serves all verifiers, so their sessions share its forward passes.
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,10 +15,9 @@ from paceline.drafter.model_session import Growth, ModelSession
 from paceline.drafter.models.base import LanguageModel
 from paceline.drafter.pace import Pace
 from paceline.drafter.stopping.base import Times
-from paceline.drafter.strategies.base import NUM_BINS, ROOT, Budget, Candidates, Commit
+from paceline.drafter.strategies.base import Budget, Candidates, Commit
+from paceline.wire.errors import PacelineError
 
-BINS_PER_NAT = 3.0
-TINY = 1e-12
 MAX_BATCH = 8  # sessions in one forward pass
 ADAPTATION = 0.2
 MAX_AHEAD_NODES = 64  # beyond the draft, at most so many nodes are thought from before the commit comes
@@ -37,7 +35,7 @@ class ModelDraft:
         candidates: the tree, with calibrated confidences.
         draft_s: time of the model that went into it.
         ahead: another, larger tree for a context that has had one; nobody waits for it.
-        gone: the model will draft for this session no more.
+        gone: why the model will draft for this session no more; empty if it will.
     """
 
     key: Key
@@ -45,7 +43,7 @@ class ModelDraft:
     candidates: Candidates
     draft_s: float = 0.0
     ahead: bool = False
-    gone: bool = False
+    gone: str = ""
 
 
 @dataclass(slots=True)
@@ -101,15 +99,20 @@ class ModelWorker:
         """A session, or one anew."""
         self._sessions[key] = _Work(session, budget, pace, committed_at=self._clock())
 
-    def committed(self, key: Key, commit: Commit) -> None:
+    def committed(self, key: Key, commit: Commit) -> list[ModelDraft]:
+        """A session goes on; a last draft of it if its text can't be followed."""
         work = self._sessions.get(key)
         if work is None:
-            return
+            return []
         self._calibration.resolve(work.proposed, commit.tokens, work.session.drawn)
-        work.session.observe(commit.tokens)
+        try:
+            work.session.observe(commit.tokens)
+        except PacelineError as error:
+            return [self._part(key, error.message)]
         work.due = work.ahead = True
         work.spent_s, work.num_sent, work.proposed = 0.0, 0, Candidates()
         work.committed_at = self._clock()
+        return []
 
     def closed(self, key: Key) -> None:
         self._sessions.pop(key, None)
@@ -155,8 +158,11 @@ class ModelWorker:
 
     def give_up(self) -> list[ModelDraft]:
         """After `work` raised: the sessions that were at work are drafted for no more. Returns their last drafts."""
-        failed = [(key, self._sessions.pop(key)) for key in self._at_work if key in self._sessions]
-        return [ModelDraft(key, work.session.length, Candidates(), gone=True) for key, work in failed]
+        return [self._part(key, "the model failed") for key in self._at_work if key in self._sessions]
+
+    def _part(self, key: Key, why: str) -> ModelDraft:
+        """From a session that can't be drafted for."""
+        return ModelDraft(key, self._sessions.pop(key).session.length, Candidates(), gone=why)
 
     def _chosen(self, due: bool) -> Iterator[tuple[Key, _Work]]:
         found = [(key, work) for key, work in self._sessions.items() if (work.due if due else self._thinks_ahead(work))]
@@ -185,7 +191,10 @@ class ModelWorker:
         return self._draft(key, work, ahead)
 
     def _draft(self, key: Key, work: _Work, ahead: bool) -> list[ModelDraft]:
-        candidates = _binned(work.session.candidates(self._budget(work, ahead), ahead))
+        try:
+            candidates = work.session.candidates(self._budget(work, ahead), ahead)
+        except PacelineError as error:
+            return [self._part(key, error.message)]
         if ahead and len(candidates) <= work.num_sent:
             return []
         work.proposed, work.num_sent = candidates, len(candidates)
@@ -199,12 +208,3 @@ class ModelWorker:
                 return
             held -= work.session.num_rows
             work.session.forget()
-
-
-def _binned(tree: Candidates) -> Candidates:
-    """Guesses of a kind: as likely by the model's own word, and as directly after the context."""
-    bins = [
-        2 * min(NUM_BINS // 2 - 1, int(BINS_PER_NAT * -math.log(max(confidence, TINY)))) + (parent != ROOT)
-        for confidence, parent in zip(tree.confidence, tree.parents, strict=True)
-    ]
-    return Candidates(tree.tokens, tree.parents, tree.confidence, bins)

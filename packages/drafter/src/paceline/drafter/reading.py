@@ -54,7 +54,7 @@ class Reader:
     def _row(self, row: npt.NDArray[np.float32], position: int) -> Successors:
         row = row[: self.size]
         if self.allowed is not None:
-            row = np.where(self.allowed, row, -np.inf)
+            row = np.where(self.allowed[: len(row)], row, -np.inf)
         temperature = self.sampling.temperature
         scaled = row.astype(np.float64) / (temperature if temperature > 0.0 else 1.0)
         top = scaled.max()
