@@ -24,6 +24,7 @@ from paceline.drafter.strategies.base import Context, Proposer, Sampling, ScopeB
 from paceline.drafter.strategies.suffix import Suffix
 from paceline.drafter.vocabulary.base import BridgeKind, Vocabulary
 from paceline.drafter.vocabulary.choice import choose
+from paceline.drafter.vocabulary.store import BridgeStore
 from paceline.wire.errors import PacelineError
 
 log = structlog.get_logger()
@@ -39,18 +40,29 @@ class DraftModel:
         vocabulary: its own.
         lane: its thread.
         bridge: name of the way to other vocabularies, or "auto".
+        store: keeps what bridges learn; None: nothing is kept.
     """
 
     vocabulary: Vocabulary
     lane: ModelLane
     bridge: str
+    store: BridgeStore | None = None
     _kinds: dict[str, BridgeKind] = field(default_factory=dict)  # by the target's tokenizer
 
     def kind(self, tokenizer_hash: str, target: Vocabulary) -> BridgeKind:
         """The way to that target's vocabulary, shared by all streams to it. Raises VOCABULARY_MISMATCH."""
         if tokenizer_hash not in self._kinds:
-            self._kinds[tokenizer_hash] = choose(target, self.vocabulary, self.bridge)
+            kind = choose(target, self.vocabulary, self.bridge)
+            if self.store is not None:
+                self.store.restore(kind)
+            self._kinds[tokenizer_hash] = kind
         return self._kinds[tokenizer_hash]
+
+    def save(self) -> None:
+        """What bridges have learned; on the lane's thread, or when that has ended."""
+        if self.store is not None:
+            for kind in self._kinds.values():
+                self.store.save(kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +74,7 @@ class Workload:
     max_rows: int
     draft_ahead: bool
     guesses: bool = False
+    store: BridgeStore | None = None
 
 
 def draft_model(strategy: str, loaded: LoadedModel, growth: Growth, workload: Workload) -> DraftModel:
@@ -93,7 +106,7 @@ def draft_model(strategy: str, loaded: LoadedModel, growth: Growth, workload: Wo
             new_guesser=new_guesser if workload.guesses else None,
         )
 
-    return DraftModel(vocabulary, ModelLane(strategy, worker, new_session), workload.bridge)
+    return DraftModel(vocabulary, ModelLane(strategy, worker, new_session), workload.bridge, workload.store)
 
 
 class Drafting:

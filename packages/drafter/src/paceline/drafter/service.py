@@ -20,12 +20,15 @@ from paceline.drafter.strategies import STRATEGIES, open_resources
 from paceline.drafter.trees import TREES
 from paceline.drafter.trees.ahead import Ahead
 from paceline.drafter.trees.base import Shape
+from paceline.drafter.vocabulary.store import BridgeStore
 from paceline.v1 import router_pb2
 from paceline.wire import logs
 from paceline.wire.errors import PacelineError
 from paceline.wire.membership import Membership
 from paceline.wire.server import Server, run
 from paceline.wire.settings import StartupError
+
+SAVE_EVERY_S = 60.0
 
 
 def serve(settings: DrafterSettings) -> int:
@@ -59,11 +62,22 @@ async def _serve(settings: DrafterSettings) -> int:
 
     for model in models:
         model.lane.start()
+    saving = asyncio.create_task(save_now_and_then(models))
     try:
         return await run(server, start, drain, fleet.close)
     finally:
+        saving.cancel()
         for model in models:
             model.lane.stop()
+            model.save()
+
+
+async def save_now_and_then(models: Sequence[DraftModel]) -> None:
+    """So that a drafter that is killed loses a minute of what its bridges learned, not all of it."""
+    while True:
+        await asyncio.sleep(SAVE_EVERY_S)
+        for model in models:
+            model.lane.call(model.save)
 
 
 def make_identity(settings: DrafterSettings) -> Identity:
@@ -82,11 +96,19 @@ def make_identity(settings: DrafterSettings) -> Identity:
 def load_models(settings: DrafterSettings) -> list[DraftModel]:
     """One for each strategy that needs one. Raises StartupError."""
     shape = Shape(settings.tree_width, settings.tree_depth)
+    store = BridgeStore(settings.bridge_store) if settings.bridge_store else None
     models: list[DraftModel] = []
     for strategy in settings.model_strategies:
         kind = MODEL_STRATEGIES[strategy]
         growth = Growth(TREES[settings.tree](shape), Ahead(shape), make_rule(settings.stopping))
-        workload = Workload(shape.width, settings.bridge, settings.cache_tokens, settings.ahead, kind.guesses)
+        workload = Workload(
+            width=shape.width,
+            bridge=settings.bridge,
+            max_rows=settings.cache_tokens,
+            draft_ahead=settings.ahead,
+            guesses=kind.guesses,
+            store=store,
+        )
         try:
             models.append(draft_model(strategy, kind.load(settings.model_options), growth, workload))
         except PacelineError as error:

@@ -64,6 +64,8 @@ class DrafterSettings(ServiceSettings):
     """When a model stops earlier: a rule, or RULE:VALUE, such as svip:0.3."""
     bridge: str = AUTO
     """How a model's tokens become the target's; auto chooses by the two vocabularies."""
+    bridge_store: Path | None = None
+    """Folder that keeps what ngram_cache has learned about two vocabularies, token ids only; made if it isn't there."""
     cache_tokens: int = Field(default=65_536, ge=256, le=1 << 24)
     """Most tokens whose keys and values a model keeps, over all sessions; what it doesn't keep it reads again."""
 
