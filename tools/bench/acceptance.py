@@ -17,7 +17,7 @@ import typer
 from acceptance_plot import draw
 from acceptance_report import notes, tables
 from acceptance_run import Outcome, Plan, measure_mixes
-from bridges import find_oracle, measure_bridges
+from bridges import measure_bridges
 from mixes import DrafterProcess, Mix, MixError, parse_mixes
 from options import (
     CHANGED,
@@ -160,12 +160,8 @@ def make_report(plan: Plan, outcome: Outcome) -> dict[str, Any]:
 
 def _add_bridges(report: dict[str, Any], outcome: Outcome, draft_tokenizer: str) -> None:
     assert outcome.texts is not None
-    oracle = find_oracle()
-    if oracle is None:
-        report["warnings"].append("bridges are left out: tools/bench has no oracle.py to simulate a drafter with")
-        return
-    report["bridges"], refusals = measure_bridges(outcome.texts, draft_tokenizer, BRIDGES, oracle)
-    report["bridge_texts"] = {kind: len(ids) for kind, ids in outcome.texts.ids.items()}
+    report["bridges"], refusals = measure_bridges(outcome.texts, draft_tokenizer, BRIDGES)
+    report["bridge_texts"] = {kind: sum(map(len, answers)) for kind, answers in outcome.texts.answers.items()}
     report["warnings"] += refusals
 
 

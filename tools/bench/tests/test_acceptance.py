@@ -11,7 +11,6 @@ from pathlib import Path
 import acceptance
 import pytest
 import typer
-from bridges import find_oracle
 from tiny_target import make_tiny_target
 from typer.testing import CliRunner
 
@@ -77,12 +76,9 @@ def test_each_mix_is_measured_and_changes_nothing(model: Path, folder: Path) -> 
     assert report["processes"]["pair"][0] == ["--name", "suffix", "--strategies", "suffix", "--max-nodes=8"]
     assert {"processor", "cores"} <= set(report["machine"])
     assert {"torch", "paceline-verifier"} <= set(report["versions"])
-    if find_oracle() is None:
-        assert "bridges" not in report
-        assert "bridges are left out" in " ".join(result.stdout.split())
-    else:
-        assert set(report["bridges"]) <= set(BRIDGES)
-        assert report["bridge_texts"] == {"prose": 40, "code": 40}
+    assert set(report["bridges"]) == set(BRIDGES)
+    assert all(0.0 <= share <= 1.0 for bridge in report["bridges"].values() for share in bridge.values())
+    assert set(report["bridge_texts"]) == {"prose", "code"}
     assert (folder / "out.png").read_bytes().startswith(b"\x89PNG")
     assert f"{ANSWERS} of {ANSWERS}" in result.stdout
 

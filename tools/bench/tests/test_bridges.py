@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
 from math import ceil
-from types import ModuleType
 
-import pytest
-from bridges import AT_ONCE, LEARNT_TOKENS, MAX_ANSWER, Texts, find_oracle, measure_bridges
+from bridges import AT_ONCE, LEARNT_TOKENS, MAX_ANSWER, Texts, measure_bridges
 from bridges import collect_texts as collect
 from questions import Question
+from real_vocabularies import deepseek, real_vocabulary, smollm2
 from rounds import Messages, Reply
-
-from paceline.wire.errors import PacelineError, Reason
 
 EOS = 2
 QUESTIONS = [
@@ -37,7 +32,7 @@ class Fake:
 async def test_texts_are_answers_by_kind_without_their_ends() -> None:
     ask = Fake()
     texts = await collect(ask, QUESTIONS, 25, frozenset({EOS}), "{}")
-    assert texts.ids == {"prose": [1] * 10 + [3] * 10 + [1] * 5, "code": [1] * 10}
+    assert texts.answers == {"prose": [[1] * 10 + [3] * 10, [1] * 10], "code": [[1] * 10]}
     prompts = [messages for messages, _most in ask.asked]
     assert (("user", "One?"), ("assistant", "said"), ("user", "Two?")) in prompts
     assert len(prompts) == 4  # no more than was needed, and no maths
@@ -46,7 +41,7 @@ async def test_texts_are_answers_by_kind_without_their_ends() -> None:
 
 async def test_questions_are_asked_several_at_once_and_stay_in_order() -> None:
     texts = await collect(Fake(), QUESTIONS, 20 * MAX_ANSWER, frozenset({EOS}), "{}")
-    assert texts.ids["prose"] == ([1] * 10 + [3] * 10) * 20
+    assert texts.answers["prose"] == [[1] * 10 + [3] * 10] * 20
     said: list[str] = []
     await collect(Fake(), QUESTIONS, 20 * MAX_ANSWER, frozenset({EOS}), "{}", said.append)
     assert len(said) == ceil(20 / AT_ONCE) + 1
@@ -58,32 +53,25 @@ async def test_an_answer_is_not_so_long_that_it_goes_in_circles() -> None:
     assert {most for _messages, most in ask.asked} == {MAX_ANSWER}
 
 
-def learns(name: str, ids: Sequence[int], target: str, draft: str) -> float:
-    """A bridge that lets half through at first, and everything after it has seen enough."""
-    assert (target, draft) == ("target", "draft")
-    if name == "impossible":
-        raise PacelineError(Reason.MALFORMED, "no byte in common")
-    return sum(0.5 if at < LEARNT_TOKENS else 1.0 for at in range(len(ids))) / len(ids)
+PROSE = "An old bridge led over the river, and nobody in the village knew who had built it.\n\nOnce a year it rained. "
+
+
+def test_bridges_are_compared_on_the_same_text() -> None:
+    target = real_vocabulary("smollm2")
+    answer = target.encode(PROSE * 4)
+    short = Texts({"prose": [answer] * 2, "code": []}, smollm2())
+    figures, refusals = measure_bridges(short, deepseek(), ["identity", "string_exact", "intersection"])
+    assert set(figures) == {"string_exact", "intersection"}
+    assert set(figures["string_exact"]) == {"prose"}, "too little text gives no figure rather than a wrong one"
+    assert figures["string_exact"]["prose"] > 0.9
+    assert len(refusals) == 1
+    assert refusals[0].startswith("bridge identity: ")
 
 
 def test_what_a_bridge_has_learnt_shows_in_what_comes_later() -> None:
-    texts = Texts({"prose": [1] * (LEARNT_TOKENS + 1000), "code": [1] * 10}, "target")
-    figures, refusals = measure_bridges(texts, "draft", ["cache", "impossible"], learns)
-    assert figures == {"cache": {"prose": round(3500 / 6000, 4), "code": 0.5, "after_5000": 1.0}}
-    assert refusals == ["bridge impossible: no byte in common"]
-
-
-def test_too_little_text_gives_no_figure_rather_than_a_wrong_one() -> None:
-    figures, _ = measure_bridges(Texts({"prose": [1] * 50, "code": []}, "target"), "draft", ["cache"], learns)
-    assert figures == {"cache": {"prose": 0.5}}
-
-
-def test_an_oracle_is_found_if_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "oracle", None)
-    with pytest.raises(ModuleNotFoundError):
-        import oracle  # noqa: F401
-    assert find_oracle() is None
-    module = ModuleType("oracle")
-    monkeypatch.setattr(module, "acceptance", learns, raising=False)
-    monkeypatch.setitem(sys.modules, "oracle", module)
-    assert find_oracle() is learns
+    target = real_vocabulary("smollm2")
+    answer = target.encode(PROSE)
+    texts = Texts({"prose": [answer] * (LEARNT_TOKENS // len(answer) + 3), "code": [answer]}, smollm2())
+    figures, _ = measure_bridges(texts, deepseek(), ["intersection", "ngram_cache"])
+    assert figures["ngram_cache"]["after_5000"] >= figures["intersection"]["after_5000"]
+    assert set(figures["intersection"]) == {"prose", "code", "after_5000"}
