@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -24,7 +25,8 @@ from paceline.drafter.models.revision import Card
 from paceline.drafter.models.torch_attention import Call, attending
 
 # Weights of 32 in a row share a scale; rows of the input are rounded one by one, so a row's logits don't depend on
-# which others are in the batch. (ONNX Runtime's dynamic quantization rounds all of them by one scale.)
+# which others are in the batch. SmolLM2-135M's best token stays the same at 96 % of positions, 89 % with blocks of 128;
+# with ONNX Runtime's dynamic quantization, which rounds all rows by one scale, at 51 %.
 BLOCK_SIZE = 32
 BITS = 8
 COMPUTE_INT8 = 4  # MatMulNBits' accuracy_level
@@ -112,7 +114,25 @@ def write_graph(model: PreTrainedModel, card: Card, path: Path) -> None:
     _as_linear(model)
     if card.quantization == "int8" and type(model.get_input_embeddings()) is nn.Embedding:
         model.set_input_embeddings(_SmallEmbedding(model.get_input_embeddings()))
-    # Sizes that differ from one another and from 1: the exporter takes equal ones for the same, and 1 for fixed.
+    example, shapes = _example(card)
+    with _quiet(), torch.inference_mode(False), torch.no_grad():
+        program = torch.onnx.export(
+            _Graph(model, card.num_layers).eval(),
+            example,
+            dynamo=True,
+            input_names=input_names(card.num_layers),
+            output_names=output_names(card.num_layers),
+            dynamic_shapes=shapes,
+            opset_version=OPSET,
+            external_data=False,
+            verbose=False,
+        )
+    program.save(str(path))
+
+
+def _example(card: Card) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Inputs to trace with, and which of their sizes may be others."""
+    # They differ from one another and from 1: the exporter takes equal ones for the same, and 1 for fixed.
     batch, length, past, wanted = 2, 3, 5, 4
     dims = (card.key_dim, card.value_dim) * card.num_layers
     example = (
@@ -130,19 +150,7 @@ def write_graph(model: PreTrainedModel, card: Card, path: Path) -> None:
         {0: dynamic},
         [{0: dynamic, 1: dynamic}] * len(dims),
     )
-    with _quiet(), torch.inference_mode(False), torch.no_grad():
-        program = torch.onnx.export(
-            _Graph(model, card.num_layers).eval(),
-            example,
-            dynamo=True,
-            input_names=input_names(card.num_layers),
-            output_names=output_names(card.num_layers),
-            dynamic_shapes=shapes,
-            opset_version=OPSET,
-            external_data=False,
-            verbose=False,
-        )
-    program.save(str(path))
+    return example, shapes
 
 
 def quantize(path: Path) -> None:

@@ -16,7 +16,9 @@ Positions come before heads, so a session's past is one stretch of memory, and a
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -195,6 +197,7 @@ def load_onnx(folder: Path, *, threads: int = 1, provider: str = "auto") -> Load
     tokenizer_json = _text(revision.read(TOKENIZER))
     model = OnnxLM(open_session(revision.read(GRAPH), threads, provider), revision.card)
     _check_graph(model)
+    _give_memory_back()
     return LoadedModel(revision.manifest.drafter, model, tokenizer_json)
 
 
@@ -220,6 +223,7 @@ def open_session(graph: bytes, threads: int, provider: str = "cpu") -> onnxrunti
         raise _unusable(f"its graph can't be loaded: {_first_line(error)}; export the model again") from error
     if session.get_providers()[0] != wanted[0]:
         log.warning("no usable GPU; the model runs on the CPU", provider=provider)
+    session._model_bytes = None  # it would hold the graph for a fallback that is turned off here
     return session
 
 
@@ -251,6 +255,14 @@ def _check_graph(model: OnnxLM) -> None:
         logits = model.score([Rows(cache, np.zeros(1, np.int64), np.array([position]), seen, (0,))])[0]
         if not np.isfinite(logits).all():
             raise _unusable("its logits are not finite; export the model again")
+
+
+def _give_memory_back() -> None:
+    """What loading left on the heap, up to half as much as the weights. glibc keeps it unless it is told."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 def _text(content: bytes) -> str:
