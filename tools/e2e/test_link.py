@@ -20,7 +20,6 @@ import pytest
 from measure import Answer, ask, request_for
 from stack import Service, Stack
 
-from paceline.drafter.settings import DrafterSettings
 from paceline.v1 import generation_pb2, verifier_pb2_grpc
 from paceline.wire.channel import connect
 from paceline.wire.settings import ClientSettings
@@ -31,7 +30,8 @@ CUT_S = 3.0
 ROUNDS = 3
 MAX_TOKENS = 200
 LONG_TOKENS = 500  # an answer that a cut falls into and is over before it
-SPEEDUP, AHEAD_SPEEDUP = 1.15, 1.1
+SPEEDUP = 1.15
+AHEAD_STEPS = 0.95  # of the steps that answers take without drafting ahead
 DEADLINE_S = 60.0
 
 STORY = (
@@ -76,8 +76,7 @@ AGAIN = {  # the tenant has asked before
     "bug, again": "This Python class has a bug: the method total returns a wrong value. Write the whole class again "
     f"with the bug repaired.\n\n```python\n{CODE}```",
 }
-HAS_AHEAD = "ahead" in DrafterSettings.model_fields
-DRAFTERS: dict[str, tuple[str, ...]] = {"far": ()} | ({"near-sighted": ("--no-ahead",)} if HAS_AHEAD else {})
+DRAFTERS: dict[str, tuple[str, ...]] = {"far": (), "near-sighted": ("--no-ahead",)}
 
 
 @dataclass(frozen=True)
@@ -93,6 +92,10 @@ class Measured:
         """Tokens per second over these prompts, or all."""
         names = prompts or tuple(self.answers)
         return sum(len(self.answers[name][0].ids) for name in names) / sum(self.seconds(name) for name in names)
+
+    def steps(self, *prompts: str) -> int:
+        """Steps of the verifier over these prompts, or all."""
+        return sum(int(median(answer.steps for answer in self.answers[name])) for name in prompts or self.answers)
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +162,7 @@ def show(measured: dict[str, Measured], capsys: pytest.CaptureFixture[str]) -> N
             line = f"{label:12}{tokens:>8}{plain.speed(*names):>8.1f}"
             for kind in DRAFTERS:
                 speed = measured[kind].speed(*names)
-                line += f"{speed:>13.1f} ({speed / plain.speed(*names):.2f}x)"
+                line += f"{speed:>13.1f} ({speed / plain.speed(*names):.2f}x) {measured[kind].steps(*names):>4}"
             print(line)
 
 
@@ -175,12 +178,12 @@ def test_speculation_pays_though_drafts_come_four_steps_late(
     assert drafted.speed() >= SPEEDUP * plain.speed()
 
 
-@pytest.mark.skipif(not HAS_AHEAD, reason="drafters have no setting --no-ahead")
-def test_drafting_ahead_is_what_makes_it_pay(measured: dict[str, Measured]) -> None:
+def test_drafting_ahead_shows(measured: dict[str, Measured]) -> None:
+    """In steps, which whatever else the machine does moves less than seconds; those are in the table."""
     near, far = measured["near-sighted"], measured["far"]
     for name, answers in near.answers.items():
         assert all(answer.ids == far.answers[name][0].ids for answer in answers)
-    assert far.speed() >= AHEAD_SPEEDUP * near.speed()
+    assert far.steps() <= AHEAD_STEPS * near.steps()
 
 
 def welcomes(drafter: Service) -> int:
