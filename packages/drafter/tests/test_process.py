@@ -197,6 +197,15 @@ async def test_a_drafter_finds_verifiers_through_a_router_and_withdraws(
         (["serve", "--verifiers", "h:1", "--strategies", "suffix,magic"], 2, "suffix, recycling"),
         (["serve", "--verifiers", "h:1", "--strategies", "suffix,suffix"], 2, "twice"),
         (["serve", "--verifiers", "h:1", "--max-nodes", "0"], 2, "--max-nodes"),
+        (["serve", "--verifiers", "h:1", "--tls-ca", "nowhere.pem"], 1, "nowhere.pem"),
+        (["serve", "--verifiers", "h:1", "--strategy", "causal_lm"], 1, "--model"),
+        (["serve", "--verifiers", "h:1", "--strategy", "causal_lm", "--model", "nowhere.gguf"], 1, "nowhere.gguf"),
+        (["serve", "--verifiers", "h:1", "--strategy", "onnx_lm", "--revision", "nowhere"], 1, "nowhere"),
+        (["serve", "--verifiers", "h:1", "--strategy", "retrieval"], 1, "--datastore"),
+        (["serve", "--verifiers", "h:1", "--tree", "oak"], 2, "opt_tree"),
+        (["serve", "--verifiers", "h:1", "--stopping", "svip:soon"], 2, "svip"),
+        (["serve", "--verifiers", "h:1", "--bridge", "golden"], 2, "string_exact"),
+        (["serve", "--verifiers", "h:1", "--own"], 2, "--drafter-id"),
     ],
 )
 async def test_what_cannot_work_is_said_in_a_line(arguments: list[str], code: int, says: str) -> None:

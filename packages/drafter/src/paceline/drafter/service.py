@@ -23,6 +23,7 @@ from paceline.drafter.trees.base import Shape
 from paceline.drafter.vocabulary.store import BridgeStore
 from paceline.v1 import router_pb2
 from paceline.wire import logs
+from paceline.wire.channel import connect
 from paceline.wire.errors import PacelineError
 from paceline.wire.membership import Membership
 from paceline.wire.server import Server, run
@@ -40,6 +41,8 @@ def serve(settings: DrafterSettings) -> int:
 
 
 async def _serve(settings: DrafterSettings) -> int:
+    async with connect((split(settings.verifiers) or split(settings.router))[0], settings):
+        pass  # nothing is dialled yet, but certificates that can't be read are said now and not by each link
     identity = make_identity(settings)
     # A drafter dials; its own port offers health and reflection only.
     server = Server(settings, ())
@@ -112,7 +115,8 @@ def load_models(settings: DrafterSettings) -> list[DraftModel]:
         try:
             models.append(draft_model(strategy, kind.load(settings.model_options), growth, workload))
         except PacelineError as error:
-            raise StartupError(f"strategy {strategy}: {error.message}") from error
+            given = settings.revision or settings.model
+            raise StartupError(f"strategy {strategy}, {given}: {error.message}") from error
     return models
 
 

@@ -90,7 +90,7 @@ def locate(name: str) -> tuple[str, dict[str, Any]]:
     path = Path(name).expanduser()
     if path.is_file() and path.suffix == ".gguf":
         return str(path.parent), {"gguf_file": path.name}
-    if name.startswith(("/", ".", "~")) and not path.is_dir():
+    if (name.startswith(("/", ".", "~")) or path.suffix == ".gguf") and not path.is_dir():
         raise unusable(name, "no such folder or .gguf file; check the path")
     return (str(path) if path.is_dir() else name), {}
 
