@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import shlex
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -36,9 +34,8 @@ from options import (
     words,
 )
 from questions import QuestionsError, read_questions, spread
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rounds import BenchError
+from showing import errors, progress_of, publish
 
 from paceline.drafter.settings import DrafterSettings
 from paceline.drafter.vocabulary import BRIDGES
@@ -46,9 +43,6 @@ from paceline.wire.settings import load_settings
 
 DRAFTING = ("always", "auto")
 FOLDERS = ("model", "revision", "datastore")  # options of drafters that may name a folder of the user's
-
-console = Console()
-errors = Console(stderr=True)
 
 
 def main(
@@ -112,7 +106,8 @@ def main(
         )
         draft_tokenizer = _tokenizer(bridge_tokenizer) if bridge_tokenizer else ""
         target, picture = outputs(json_path, plot_path)
-        outcome = _measure_showing_progress(plan)
+        with progress_of(plan.answers) as (folder, tell):
+            outcome = measure_mixes(plan, folder, tell)
     except (QuestionsError, BenchError) as error:
         errors.print(f"acceptance: {error}", style="red", markup=False, highlight=False)
         raise typer.Exit(1) from None
@@ -127,7 +122,7 @@ def _conclude(plan: Plan, outcome: Outcome, draft_tokenizer: str, target: Path |
     report = make_report(plan, outcome)
     if outcome.texts is not None:
         _add_bridges(report, outcome, draft_tokenizer)
-    _publish(report, target, picture)
+    publish(report, tables(report), notes(report), draw, target, picture)
     if outcome.error:
         errors.print(f"acceptance: {outcome.error}", style="red", markup=False, highlight=False)
         raise typer.Exit(1)
@@ -163,34 +158,6 @@ def _add_bridges(report: dict[str, Any], outcome: Outcome, draft_tokenizer: str)
     report["bridges"], refusals = measure_bridges(outcome.texts, draft_tokenizer, BRIDGES)
     report["bridge_texts"] = {kind: sum(map(len, answers)) for kind, answers in outcome.texts.answers.items()}
     report["warnings"] += refusals
-
-
-def _measure_showing_progress(plan: Plan) -> Outcome:
-    """The bar moves with each answer and at no other time, so that it costs the drafters nothing."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with (
-        tempfile.TemporaryDirectory(prefix="paceline-acceptance-") as folder,
-        Progress(*columns, TimeRemainingColumn(), console=errors, auto_refresh=False) as progress,
-    ):
-        task = progress.add_task("", total=plan.answers)
-        return measure_mixes(
-            plan,
-            Path(folder),
-            lambda what, advance: progress.update(task, description=what, advance=advance, refresh=True),
-        )
-
-
-def _publish(report: dict[str, Any], target: Path | None, picture: Path | None) -> None:
-    for table in tables(report):
-        console.print(table)
-    for note in notes(report):
-        console.print(note, style="dim", markup=False, highlight=False)
-    if target is not None:
-        target.write_text(json.dumps(report, indent=2) + "\n")
-        console.print(f"written: {target}", markup=False, highlight=False, soft_wrap=True)
-    if picture is not None:
-        draw(report, picture)
-        console.print(f"written: {picture}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _mixes(texts: Sequence[str]) -> list[Mix]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,17 +27,13 @@ from options import (
 from plot import draw
 from questions import QuestionsError, read_questions, spread
 from report import notes, tables
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rounds import BenchError
+from showing import errors, progress_of, publish
 
 from paceline.drafter.strategies import STRATEGIES
 
 MAX_CONCURRENCY = 256  # a verifier's --max-sessions
 DTYPES = ("float32", "bfloat16", "float16")
-
-console = Console()
-errors = Console(stderr=True)
 
 
 def main(
@@ -101,7 +95,8 @@ def main(
             verifier_arguments=words("--verifier-args", verifier_args),
         )
         target, picture = outputs(json_path, plot_path)
-        outcome = _compare_showing_progress(plan)
+        with progress_of(plan.answers) as (folder, tell):
+            outcome = compare(plan, folder, tell)
     except (QuestionsError, BenchError) as error:
         errors.print(f"speed: {error}", style="red", markup=False, highlight=False)
         raise typer.Exit(1) from None
@@ -114,7 +109,7 @@ def _conclude(plan: Plan, outcome: Outcome, target: Path | None, picture: Path |
         errors.print("speed: interrupted before the first question was answered", style="red")
         raise typer.Exit(INTERRUPTED)
     report = make_report(plan, outcome)
-    _publish(report, target, picture)
+    publish(report, tables(report), notes(report), draw, target, picture)
     if outcome.error:
         errors.print(f"speed: {outcome.error}", style="red", markup=False, highlight=False)
         raise typer.Exit(1)
@@ -144,34 +139,6 @@ def make_report(plan: Plan, outcome: Outcome) -> dict[str, Any]:
         "transformers": None,  # unless it was measured
         **outcome.facts,
     }
-
-
-def _compare_showing_progress(plan: Plan) -> Outcome:
-    """The bar moves with each answer and at no other time: drawing it ten times a second would be measured along."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with (
-        tempfile.TemporaryDirectory(prefix="paceline-speed-") as folder,
-        Progress(*columns, TimeRemainingColumn(), console=errors, auto_refresh=False) as progress,
-    ):
-        task = progress.add_task("", total=plan.answers)
-        return compare(
-            plan,
-            Path(folder),
-            lambda what, advance: progress.update(task, description=what, advance=advance, refresh=True),
-        )
-
-
-def _publish(report: dict[str, Any], target: Path | None, picture: Path | None) -> None:
-    for table in tables(report):
-        console.print(table)
-    for note in notes(report):
-        console.print(note, style="dim", highlight=False)
-    if target is not None:
-        target.write_text(json.dumps(report, indent=2) + "\n")
-        console.print(f"written: {target}", highlight=False, soft_wrap=True)
-    if picture is not None:
-        draw(report, picture)
-        console.print(f"written: {picture}", highlight=False, soft_wrap=True)
 
 
 def _concurrency(value: str) -> list[int]:

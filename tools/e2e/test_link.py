@@ -32,6 +32,7 @@ MAX_TOKENS = 200
 LONG_TOKENS = 500  # an answer that a cut falls into and is over before it
 SPEEDUP = 1.15
 AHEAD_STEPS = 0.95  # of the steps that answers take without drafting ahead
+FAR_STEPS = 1.5  # a link of fewer steps there and back leaves nothing to reach over
 DEADLINE_S = 60.0
 
 STORY = (
@@ -181,6 +182,9 @@ def test_speculation_pays_though_drafts_come_four_steps_late(
 def test_drafting_ahead_shows(measured: dict[str, Measured]) -> None:
     """In steps, which whatever else the machine does moves less than seconds; those are in the table."""
     near, far = measured["near-sighted"], measured["far"]
+    step_ms = 1000.0 / measured[""].speed()
+    if 2 * ONE_WAY_MS < FAR_STEPS * step_ms:
+        pytest.skip(f"a step takes {step_ms:.0f} ms here, so a link of {2 * ONE_WAY_MS:.0f} ms is not far")
     for name, answers in near.answers.items():
         assert all(answer.ids == far.answers[name][0].ids for answer in answers)
     assert far.steps() <= AHEAD_STEPS * near.steps()

@@ -1,0 +1,56 @@
+"""How the measuring tools show that they are at work, and what came of it."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+console = Console()
+errors = Console(stderr=True)
+
+Told = Callable[[str, int], None]  # what is going on, and how many answers more there are
+
+
+@contextmanager
+def progress_of(num_answers: int) -> Iterator[tuple[Path, Told]]:
+    """A folder for as long as it lasts, and a bar that moves with each answer and at no other time: drawing it ten
+    times a second would be measured along."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with (
+        tempfile.TemporaryDirectory(prefix="paceline-bench-") as folder,
+        Progress(*columns, TimeRemainingColumn(), console=errors, auto_refresh=False) as progress,
+    ):
+        task = progress.add_task("", total=num_answers)
+        yield (
+            Path(folder),
+            lambda what, advance: progress.update(task, description=what, advance=advance, refresh=True),
+        )
+
+
+def publish(
+    report: dict[str, Any],
+    tables: Iterator[Table],
+    notes: Iterator[str],
+    draw: Callable[[dict[str, Any], Path], None],
+    target: Path | None,
+    picture: Path | None,
+) -> None:
+    """Tables and notes to the terminal, the figures to `target`, and a picture of them to `picture`."""
+    for table in tables:
+        console.print(table)
+    for note in notes:
+        console.print(note, style="dim", markup=False, highlight=False)
+    if target is not None:
+        target.write_text(json.dumps(report, indent=2) + "\n")
+        console.print(f"written: {target}", markup=False, highlight=False, soft_wrap=True)
+    if picture is not None:
+        draw(report, picture)
+        console.print(f"written: {picture}", markup=False, highlight=False, soft_wrap=True)
