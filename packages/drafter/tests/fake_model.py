@@ -1,5 +1,7 @@
-"""A language model for tests whose logits are a pure function of the tokens that a row sees, and whose caches check
-what they are told."""
+"""A language model for tests, and sessions on it.
+
+Its logits are a pure function of the tokens that a row sees, and its caches check what they are told.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from paceline.drafter.live_tree import ROOT, LiveTree
+from paceline.drafter.model_session import Growth, ModelSession
 from paceline.drafter.models.base import Logits, Rows
+from paceline.drafter.reading import Reader
+from paceline.drafter.stopping.base import Times
+from paceline.drafter.strategies.base import ROOT as CONTEXT
+from paceline.drafter.strategies.base import Candidates, Context, Sampling, ScopeBounds
+from paceline.drafter.strategies.suffix import Suffix
+from paceline.drafter.trees.ahead import Ahead
+from paceline.drafter.trees.base import Shape
+from paceline.drafter.trees.chain import Chain
+
+VOCAB = 40
 
 
 class FakeCache:
@@ -73,3 +87,54 @@ class FakeModel:
             if index in rows.wanted:
                 logits.append(self.logits_after([token for token, _ in seen]))
         return np.array(logits, np.float32).reshape(len(rows.wanted), self.vocab_size)
+
+
+class Plain:
+    """A bridge between a vocabulary and itself; `retokenise` makes it change the end of its context."""
+
+    allowed = None
+    noise_ids = np.arange(VOCAB)
+
+    def __init__(self, tokens: Sequence[int]) -> None:
+        self.context = list(tokens)
+
+    def observe(self, tokens: Sequence[int]) -> None:
+        self.context = [*self.context, *tokens]
+
+    def translate(self, tree: LiveTree, selected: Sequence[int]) -> Candidates:
+        found, places = Candidates(), {ROOT: CONTEXT}
+        for index in selected:
+            node = tree.nodes[index]
+            places[index] = found.add(node.token, places[node.parent], float(np.exp(node.claim)), 0)
+        return found
+
+
+class Never:
+    """A stopping rule that only listens."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[int, bool]] = []
+
+    def stops(self, tree: LiveTree, node: int, times: Times) -> bool:
+        return False
+
+    def learn(self, tree: LiveTree, node: int, right: bool) -> None:
+        self.heard.append((tree.nodes[node].token, right))
+
+
+def session_on(model: FakeModel, tokens: Sequence[int], policy=None, guesses=False, sampling=None) -> ModelSession:
+    reader = Reader(sampling or Sampling(), VOCAB, width=4, noise_ids=np.arange(VOCAB))
+    growth = Growth(policy or Chain(Shape(4, 6)), Ahead(Shape(4, 6)), Never())
+
+    def guesser(context: list[int]):
+        return Suffix(ScopeBounds(VOCAB, max_tokens=0)).begin(Context(context, 0, Sampling()))
+
+    return ModelSession(
+        Plain(tokens),
+        reader,
+        model.new_cache(),
+        growth,
+        length=len(tokens),
+        max_length=model.max_length,
+        new_guesser=guesser if guesses else None,
+    )

@@ -8,8 +8,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
-from fake_model import FakeModel
-from test_model_session import Plain, session_on
+from fake_model import FakeModel, Plain, session_on
 
 from paceline.drafter.calibration import Calibration
 from paceline.drafter.lane import LaneStream, ModelLane

@@ -8,75 +8,18 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from fake_model import FakeModel
+from fake_model import VOCAB, FakeModel, Never, Plain, session_on
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paceline.drafter.live_tree import ROOT, LiveTree
-from paceline.drafter.model_session import MAX_CHUNK, Growth, ModelSession
-from paceline.drafter.reading import Reader
+from paceline.drafter.model_session import MAX_CHUNK, ModelSession
 from paceline.drafter.stopping.base import Times
-from paceline.drafter.strategies.base import ROOT as CONTEXT
-from paceline.drafter.strategies.base import Budget, Candidates, Context, Sampling, ScopeBounds
-from paceline.drafter.strategies.suffix import Suffix
-from paceline.drafter.trees.ahead import Ahead
+from paceline.drafter.strategies.base import Budget, Sampling
 from paceline.drafter.trees.base import Shape
 from paceline.drafter.trees.chain import Chain
 from paceline.drafter.trees.eagle2 import Eagle2
 
-VOCAB = 40
 BUDGET = Budget(max_nodes=24, max_depth=16)
-
-
-class Plain:
-    """A bridge between a vocabulary and itself; `retokenise` makes it change the end of its context."""
-
-    allowed = None
-    noise_ids = np.arange(VOCAB)
-
-    def __init__(self, tokens: Sequence[int]) -> None:
-        self.context = list(tokens)
-
-    def observe(self, tokens: Sequence[int]) -> None:
-        self.context = [*self.context, *tokens]
-
-    def translate(self, tree: LiveTree, selected: Sequence[int]) -> Candidates:
-        found, places = Candidates(), {ROOT: CONTEXT}
-        for index in selected:
-            node = tree.nodes[index]
-            places[index] = found.add(node.token, places[node.parent], float(np.exp(node.claim)), 0)
-        return found
-
-
-class Never:
-    """A stopping rule that only listens."""
-
-    def __init__(self) -> None:
-        self.heard: list[tuple[int, bool]] = []
-
-    def stops(self, tree: LiveTree, node: int, times: Times) -> bool:
-        return False
-
-    def learn(self, tree: LiveTree, node: int, right: bool) -> None:
-        self.heard.append((tree.nodes[node].token, right))
-
-
-def session_on(model: FakeModel, tokens: Sequence[int], policy=None, guesses=False, sampling=None) -> ModelSession:
-    reader = Reader(sampling or Sampling(), VOCAB, width=4, noise_ids=np.arange(VOCAB))
-    growth = Growth(policy or Chain(Shape(4, 6)), Ahead(Shape(4, 6)), Never())
-
-    def guesser(context: list[int]):
-        return Suffix(ScopeBounds(VOCAB, max_tokens=0)).begin(Context(context, 0, Sampling()))
-
-    return ModelSession(
-        Plain(tokens),
-        reader,
-        model.new_cache(),
-        growth,
-        length=len(tokens),
-        max_length=model.max_length,
-        new_guesser=guesser if guesses else None,
-    )
 
 
 def run(model: FakeModel, session: ModelSession, ahead: bool = False, passes: int = 1000) -> None:

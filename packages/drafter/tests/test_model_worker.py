@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from fake_model import FakeModel
-from test_model_session import Plain, session_on
+from fake_model import FakeModel, Plain, session_on
 
 from paceline.drafter.calibration import Calibration
 from paceline.drafter.model_worker import MAX_BATCH, ModelDraft, ModelWorker
