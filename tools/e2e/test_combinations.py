@@ -169,7 +169,7 @@ def test_models(deployment: Deployment, strategy: str, bridge: str) -> None:
     assert not silent, "each of them drafts"
     if kind != "foreign":  # a model that says what the target says
         accepted = sum(count["accepted"] for count in counts.values())
-        print(f"{strategy} {bridge}: {accepted} accepted, {sum(count['proposed'] for count in counts.values())} proposed")
+        print(f"{strategy} {bridge}: {accepted} of {sum(count['proposed'] for count in counts.values())} accepted")
         assert accepted > len(counts) * MAX_TOKENS, "and says what the target says"
 
 
