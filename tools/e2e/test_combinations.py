@@ -46,6 +46,7 @@ CONNECT_S = 30.0
 PROMPTS = ("the quick brown fox", "once upon a time there was a é")
 TEMPERATURES = (0.0, 0.8)
 SHAPE = Shape(width=3, depth=4)
+BY_CHANCE = 1 / 320  # of a candidate, in the target's vocabulary
 
 # What each bridge joins to the target; making an ONNX graph takes a while, so there are two of those.
 MODELS = {"identity": "same", "intersection": "relabelled", "string_exact": "foreign", "ngram_cache": "foreign"}
@@ -188,7 +189,9 @@ def test_a_model_with_other_ids_is_right_through_every_bridge(deployment: Deploy
             model.lane.stop()
 
     counts = asyncio.run(drafted())
-    assert counts["accepted"] > 0.3 * MAX_TOKENS * len(deployment.plain)
+    # Of a tree as wide as this one a third can be right at most, and a random target writes half characters, and words
+    # in other tokens than a text is cut into.
+    assert counts["accepted"] > 10 * BY_CHANCE * counts["proposed"] > 0
 
 
 @pytest.mark.parametrize("strategy", list(STRATEGIES))
