@@ -169,9 +169,10 @@ def test_models(deployment: Deployment, strategy: str, bridge: str) -> None:
     silent = [combination for combination, count in counts.items() if not count["proposed"]]
     assert not silent, "each of them drafts"
     if kind != "foreign":  # a model that says what the target says
-        accepted = sum(count["accepted"] for count in counts.values())
-        print(f"{strategy} {bridge}: {accepted} of {sum(count['proposed'] for count in counts.values())} accepted")
-        assert accepted > len(counts) * MAX_TOKENS, "and says what the target says"
+        proposed, accepted = (sum(count[what] for count in counts.values()) for what in ("proposed", "accepted"))
+        print(f"{strategy} {bridge}: {accepted} of {proposed} accepted")
+        # A quarter, when drafts come in time; how many do is the machine's affair.
+        assert accepted > 10 * BY_CHANCE * proposed, "and says what the target says"
 
 
 @pytest.mark.parametrize("bridge", ["string_exact", "ngram_cache"])
