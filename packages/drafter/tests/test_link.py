@@ -62,8 +62,11 @@ async def test_the_link_is_measured_while_there_is_something_to_draft(start_veri
         await stream.draft()
         async with asyncio.timeout(10.0):
             await stream.pinged.wait()
-            while not link._stream.sessions.pace.round_trip_s:  # type: ignore[union-attr]
+            assert link._stream is not None
+            pace = link._stream.sessions.pace
+            while not pace.round_trip_s:
                 await asyncio.sleep(0.01)
+        assert 0.0 < pace.round_trip_s < 10.0
 
 
 async def test_a_verifier_of_protocol_1_0_is_not_pinged(start_verifier: Any) -> None:

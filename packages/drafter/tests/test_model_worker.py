@@ -155,6 +155,19 @@ def test_the_session_unused_for_longest_loses_its_rows_and_goes_on_the_same():
     assert draft.candidates.tokens == office.model.greedy([*range(20), 5], 6)
 
 
+def test_sessions_that_fill_the_cache_are_all_served_in_the_end():
+    """Alone, and beside one another: whoever ran last keeps its rows, so each gets through."""
+    office = Office(max_rows=22, ahead=False)
+    for number in range(3):
+        office.open(number, list(range(number, number + 20)))
+    drafts = office.work(most=60)
+    assert not office.worker.has_work
+    assert {draft.key[1] for draft in drafts} == {0, 1, 2}
+    for draft in drafts:
+        text = list(range(draft.key[1], draft.key[1] + 20))
+        assert draft.candidates.tokens == office.model.greedy(text, 6)
+
+
 def test_a_model_that_fails_costs_its_sessions_their_drafts():
     office = Office()
     office.open(1, [1, 2])

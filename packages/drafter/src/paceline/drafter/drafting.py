@@ -102,7 +102,7 @@ def draft_model(strategy: str, loaded: LoadedModel, growth: Growth, workload: Wo
             model.new_cache(),
             growth,
             length=len(opening.tokens),
-            max_length=model.max_length,
+            max_length=min(model.max_length, workload.max_rows),
             new_guesser=new_guesser if workload.guesses else None,
         )
 

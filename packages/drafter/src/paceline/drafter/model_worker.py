@@ -66,7 +66,8 @@ class ModelWorker:
         model: which is called from `work` alone.
         growth: for all sessions.
         calibration: of the strategy.
-        max_rows: that the caches of all sessions may hold together; the session unused for longest loses its rows.
+        max_rows: that the caches of all sessions may hold together; the session unused for longest loses its rows. One
+            session's context must be shorter than that.
         draft_ahead: go on beyond a draft until the next commit.
         clock: seconds.
     """
@@ -171,7 +172,9 @@ class ModelWorker:
     def _budget(self, work: _Work, ahead: bool) -> Budget:
         if not ahead:
             return work.budget
-        return Budget(work.budget.max_nodes + MAX_AHEAD_NODES, work.budget.max_depth, work.budget.least_value)
+        # On the way to a verifier that is far away unlikely tokens become certain.
+        least_value = 0.0 if work.pace.is_far else work.budget.least_value
+        return Budget(work.budget.max_nodes + MAX_AHEAD_NODES, work.budget.max_depth, least_value)
 
     def _times(self, work: _Work) -> Times:
         return Times(self._pass_s, work.pace.step_s)
@@ -202,8 +205,9 @@ class ModelWorker:
         return [ModelDraft(key, work.session.length, corrected, work.spent_s, ahead)]
 
     def _make_room(self) -> None:
+        """The one that ran last keeps its rows, whatever that comes to: else it would read its context for ever."""
         held = sum(work.session.num_rows for work in self._sessions.values())
-        for work in self._sessions.values():
+        for work in list(self._sessions.values())[:-1]:
             if held <= self._max_rows:
                 return
             held -= work.session.num_rows

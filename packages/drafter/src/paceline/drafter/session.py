@@ -236,7 +236,8 @@ class Sessions:
         session = self._sessions.get(session_id)
         if session is None:
             return
-        budget = Budget(self._terms.max_tree_nodes, session.budget.max_depth, session.budget.least_value)
+        least_value = 0.0 if model_draft.ahead else session.budget.least_value
+        budget = Budget(self._terms.max_tree_nodes, session.budget.max_depth, least_value)
         tree = merge([model_draft.candidates], budget, len(self._calibrations) + lane)
         if not model_draft.ahead:
             self.pace.observe_draft(model_draft.draft_s)
