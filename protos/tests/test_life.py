@@ -102,6 +102,9 @@ async def test_a_service_is_not_serving_until_loaded_and_sigterm_lets_running_st
                     ):
                         pass
                 assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+                refusal = from_rpc_error(refused.value)
+                assert refusal is not None
+                assert refusal.reason is Reason.DRAINING
             (tmp_path / "go").touch()
             assert (await call.read()).HasField("finished")
         async with asyncio.timeout(TIMEOUT_S):

@@ -13,7 +13,7 @@ import hmac
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ log = structlog.get_logger()
 
 HEALTH = health.SERVICE_NAME
 FIRST_MESSAGE_S = 1.0
+LAST_WORDS_S = 1.0  # for what the last calls have said but not yet sent
 
 
 class Server:
@@ -46,7 +47,8 @@ class Server:
         self.address = ""
         self._service_names = tuple(service_names)
         self._health = health.aio.HealthServicer()
-        interceptors: list[grpc.aio.ServerInterceptor] = [_ErrorInterceptor()]
+        self._calls = _CallsInterceptor()
+        interceptors: list[grpc.aio.ServerInterceptor] = [self._calls, _ErrorInterceptor()]
         if settings.token:
             interceptors.insert(0, _TokenInterceptor(settings.token))
         self.grpc = grpc.aio.server(interceptors=interceptors, options=_server_options(settings.max_message_bytes))
@@ -96,9 +98,15 @@ class Server:
         return self.settings.advertise or self.address
 
     async def stop(self) -> None:
-        """Refuses new calls, gives running ones `drain_s` to finish, then cancels them."""
+        """Refuses new calls with DRAINING, gives running ones `drain_s` to finish, then cancels them.
+
+        The port stays open meanwhile: to a call that arrives while gRPC's own shutdown runs, gRPC says CANCELLED or
+        UNAVAILABLE, as it happens, and neither says why.
+        """
+        self._calls.draining = True
         await self._health.enter_graceful_shutdown()
-        await self.grpc.stop(self.settings.drain_s)
+        await self._calls.finished(self.settings.drain_s)
+        await self.grpc.stop(LAST_WORDS_S)
 
 
 async def run(
@@ -192,6 +200,62 @@ def _wrapped(handler: grpc.RpcMethodHandler, unary: Any, stream: Any) -> grpc.Rp
     )
 
 
+class _CallsInterceptor(grpc.aio.ServerInterceptor):
+    """Counts the running calls of our services, and refuses new ones once told to."""
+
+    def __init__(self) -> None:
+        self.draining = False
+        self._running = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def finished(self, within_s: float) -> None:
+        """Returns when no call runs, or after so many seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self._idle.wait()
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._running += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._idle.set()
+
+    async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
+        handler = await continuation(details)
+        if handler is None or not details.method.startswith("/paceline."):
+            return handler
+        if self.draining:
+            message = "this service is shutting down; ask another, or this one again later"
+            return _refusing(handler, PacelineError(Reason.DRAINING, message, retry_after_s=1.0))
+
+        def unary(inner: Any) -> Any:
+            async def call(request: Any, context: grpc.aio.ServicerContext) -> Any:
+                with self._counted():
+                    return await inner(request, context)
+
+            return call
+
+        def stream(inner: Any) -> Any:
+            async def call(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
+                responses = inner(request, context)
+                with self._counted():
+                    try:
+                        async for response in responses:
+                            yield response
+                    finally:
+                        await responses.aclose()
+
+            return call
+
+        return _wrapped(handler, unary, stream)
+
+
 class _ErrorInterceptor(grpc.aio.ServerInterceptor):
     """Turns PacelineError into its status, and anything unforeseen into INTERNAL without details of the request.
 
@@ -252,6 +316,27 @@ async def _first_of(requests: AsyncIterator[Any]) -> None:
             await anext(aiter(requests), None)
 
 
+def _refusing(handler: grpc.RpcMethodHandler, error: PacelineError) -> grpc.RpcMethodHandler:
+    """A handler of the same kind that refuses every call."""
+
+    async def refuse(request: Any, context: grpc.aio.ServicerContext) -> Any:
+        if handler.request_streaming:
+            await _first_of(request)
+        await abort(context, error)
+
+    def unary(_inner: Any) -> Any:
+        return refuse
+
+    def stream(_inner: Any) -> Any:
+        async def call(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
+            await refuse(request, context)
+            yield  # pragma: no cover - makes this an asynchronous generator
+
+        return call
+
+    return _wrapped(handler, unary, stream)
+
+
 class _TokenInterceptor(grpc.aio.ServerInterceptor):
     """Denies every call without the bearer token, health checks excepted (a probe has no secrets)."""
 
@@ -263,25 +348,8 @@ class _TokenInterceptor(grpc.aio.ServerInterceptor):
         if handler is None or details.method.startswith(f"/{HEALTH}/") or self._allowed(details):
             return handler
 
-        async def deny(request: Any, context: grpc.aio.ServicerContext) -> Any:
-            if handler.request_streaming:
-                await _first_of(request)
-            await abort(
-                context,
-                PacelineError(Reason.UNAUTHENTICATED, "metadata 'authorization' must be 'Bearer ' and the right token"),
-            )
-
-        def deny_unary(_inner: Any) -> Any:
-            return deny
-
-        def deny_stream(_inner: Any) -> Any:
-            async def call(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
-                await deny(request, context)
-                yield  # pragma: no cover - makes this an asynchronous generator
-
-            return call
-
-        return _wrapped(handler, deny_unary, deny_stream)
+        why = "metadata 'authorization' must be 'Bearer ' and the right token"
+        return _refusing(handler, PacelineError(Reason.UNAUTHENTICATED, why))
 
     def _allowed(self, details: grpc.HandlerCallDetails) -> bool:
         for key, value in details.invocation_metadata or ():
