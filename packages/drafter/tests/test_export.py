@@ -17,10 +17,11 @@ from paceline.drafter.models import export_steps
 from paceline.drafter.models.export import ExportSettings, command_of, export
 from paceline.drafter.models.export_steps import make_card, short_name
 from paceline.drafter.models.onnx_lm import load_onnx
-from paceline.drafter.models.revision import FORMAT, Card, open_revision
 from paceline.drafter.models.torch_lm import load_torch, make_lm
 from paceline.drafter.models.torch_load import load_causal_lm
 from paceline.wire.errors import PacelineError, Reason
+from paceline.wire.model_card import LanguageModelCard
+from paceline.wire.revision_folder import FORMAT, open_revision
 from paceline.wire.settings import StartupError
 
 
@@ -42,7 +43,16 @@ def test_the_command_makes_a_folder_that_runs(tmp_path: Path) -> None:
     assert "top-1 agreement with torch 100.0% over 256 positions" in result.stdout
     revision = open_revision(out)
     assert revision.revision_id in result.stdout
-    assert revision.card == Card("GPT2LMHeadModel", VOCAB, 100, 2, 4, 8, 8, "none")
+    assert revision.card == LanguageModelCard(
+        architecture="GPT2LMHeadModel",
+        vocab_size=VOCAB,
+        max_length=100,
+        num_layers=2,
+        num_kv_heads=4,
+        key_dim=8,
+        value_dim=8,
+        quantization="none",
+    )
     manifest = revision.manifest
     assert (manifest.drafter, manifest.format, manifest.model) == ("tiny-gpt", FORMAT, "")
     assert manifest.metrics["top1_agreement"] == 1
@@ -102,7 +112,7 @@ def test_a_graph_that_computes_something_else_is_not_kept(tmp_path: Path, monkey
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
-def _card(folder: Path, max_length: int = 0) -> Card:
+def _card(folder: Path, max_length: int = 0) -> LanguageModelCard:
     loaded = load_causal_lm(str(folder), torch.device("cpu"), torch.float32)
     return make_card(str(folder), loaded, make_lm(str(folder), loaded), max_length)
 

@@ -23,9 +23,11 @@ from paceline.drafter.models import onnx_lm
 from paceline.drafter.models.base import LanguageModel
 from paceline.drafter.models.export import ExportSettings, export
 from paceline.drafter.models.onnx_lm import OnnxLM, load_onnx, open_session
-from paceline.drafter.models.revision import CARD, GRAPH, MANIFEST, TOKENIZER, card_json, open_revision, seal
 from paceline.drafter.models.torch_lm import load_torch
 from paceline.wire.errors import PacelineError, Reason
+from paceline.wire.model_card import card_json
+from paceline.wire.revision import MANIFEST
+from paceline.wire.revision_folder import CARD, GRAPH, TOKENIZER, open_revision, seal
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,12 @@ VERSION = "0.1.0"
 
 # Peers with another major can't talk to each other; a minor adds what the other side may ignore.
 PROTOCOL_MAJOR = 1
-PROTOCOL_MINOR = 1
-"""1: Hello.own, answers in several trees, Ping and Pong, SessionOpened.least_value, Commit.step_us."""
+PROTOCOL_MINOR = 2
+"""What each minor version added:
+
+1: Hello.own, answers in several trees, Ping and Pong, SessionOpened.least_value, Commit.step_us.
+2: features with commits, Hello.revision, drafters on trial, signed and withdrawn revisions.
+"""
 
 
 def make_peer(package: str, version: str) -> types_pb2.Peer:

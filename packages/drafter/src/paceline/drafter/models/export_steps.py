@@ -12,12 +12,13 @@ from paceline.drafter.models.base import LanguageModel, Logits, Rows
 from paceline.drafter.models.export import ExportSettings, stage
 from paceline.drafter.models.onnx_graph import quantize, write_graph
 from paceline.drafter.models.onnx_lm import load_onnx
-from paceline.drafter.models.revision import CARD, FORMAT, GRAPH, LIMITS, TOKENIZER, Card, card_json, new_folder, seal
 from paceline.drafter.models.torch_lm import TorchLM, make_lm
 from paceline.drafter.models.torch_load import Loaded, load_causal_lm, rope_types, unusable
 from paceline.v1 import trainer_pb2
 from paceline.wire.errors import out_of_range
+from paceline.wire.model_card import LanguageModelCard, card_json
 from paceline.wire.revision import revision_id
+from paceline.wire.revision_folder import CARD, FORMAT, GRAPH, LIMITS, TOKENIZER, new_folder, seal
 
 ROPE_TYPES = {"default", "linear", "llama3", "yarn"}  # their frequencies don't depend on the text's length
 NUM_TEXTS = 4
@@ -35,7 +36,7 @@ class Exported:
         max_logit_difference: greatest there.
     """
 
-    card: Card
+    card: LanguageModelCard
     revision_id: str
     num_bytes: int
     top1_agreement: float
@@ -86,7 +87,7 @@ def run(settings: ExportSettings, command: str) -> Exported:
     return Exported(card, revision_id(sealed), num_bytes, agreement, difference, texts.tokens.size)
 
 
-def make_card(name: str, loaded: Loaded, model: TorchLM, max_length: int) -> Card:
+def make_card(name: str, loaded: Loaded, model: TorchLM, max_length: int) -> LanguageModelCard:
     """What the graph will take and give. Raises UNUSABLE_REVISION for a model that a graph can't be made of, and
     OUT_OF_RANGE for a max_length that it can't have (0: the greatest)."""
     strange = rope_types(loaded.model.config) - ROPE_TYPES
@@ -104,7 +105,7 @@ def make_card(name: str, loaded: Loaded, model: TorchLM, max_length: int) -> Car
     if max_length > limit:
         raise out_of_range("max_length", max_length, f"at most {limit} for this model")
     num_kv_heads, key_dim, value_dim = shapes[0]
-    return Card(
+    return LanguageModelCard(
         architecture=type(loaded.model).__name__,
         vocab_size=model.vocab_size,
         max_length=max_length or limit,

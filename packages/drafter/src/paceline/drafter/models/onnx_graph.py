@@ -21,8 +21,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from paceline.drafter.models.onnx_lm import input_names, output_names
-from paceline.drafter.models.revision import Card
 from paceline.drafter.models.torch_attention import Call, attending
+from paceline.wire.model_card import LanguageModelCard
 
 # Weights of 32 in a row share a scale; rows of the input are rounded one by one, so a row's logits don't depend on
 # which others are in the batch. SmolLM2-135M's best token stays the same at 96 % of positions, 89 % with blocks of 128;
@@ -104,7 +104,7 @@ class _SmallEmbedding(nn.Module):
         return nn.functional.embedding(ids, self.table).float() * nn.functional.embedding(ids, self.scale)
 
 
-def write_graph(model: PreTrainedModel, card: Card, path: Path) -> None:
+def write_graph(model: PreTrainedModel, card: LanguageModelCard, path: Path) -> None:
     """Writes the graph with its weights, float32.
 
     Args:
@@ -130,7 +130,7 @@ def write_graph(model: PreTrainedModel, card: Card, path: Path) -> None:
     program.save(str(path))
 
 
-def _example(card: Card) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+def _example(card: LanguageModelCard) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """Inputs to trace with, and which of their sizes may be others."""
     # They differ from one another and from 1: the exporter takes equal ones for the same, and 1 for fixed.
     batch, length, past, wanted = 2, 3, 5, 4

@@ -2,16 +2,8 @@
 
 Use it on edge devices, and wherever memory or the time until ready matter.
 
-The graph is a function without state. For B sessions of up to Q new rows on top of up to P cached ones:
-
-    input_ids, position_ids        int64 [B, Q]
-    visible                        bool  [B, Q, P + Q]           which cached and new rows each row sees
-    wanted                         int64 [W]                     rows b * Q + q whose logits are wanted
-    past_key_i, past_value_i       float [B, P, kv_heads, dim]   of each layer i
-    -> logits                      float [W, vocab_size]
-       new_key_i, new_value_i      float [B, Q, kv_heads, dim]   of the new rows only
-
-Positions come before heads, so a session's past is one stretch of memory, and a lone session's goes in as it lies.
+What the graph takes and gives is told in `paceline.wire.model_card`. Positions come before heads, so a session's past
+is one stretch of memory, and a lone session's goes in as it lies.
 """
 
 from __future__ import annotations
@@ -31,8 +23,9 @@ import structlog
 from paceline.drafter.models.base import LoadedModel, Logits, Rows
 from paceline.drafter.models.checks import check_batch, first_moved
 from paceline.drafter.models.pieces import score_in_pieces
-from paceline.drafter.models.revision import GRAPH, TOKENIZER, Card, open_revision
 from paceline.wire.errors import PacelineError, Reason, out_of_range
+from paceline.wire.model_card import LanguageModelCard
+from paceline.wire.revision_folder import GRAPH, TOKENIZER, open_revision
 
 log = structlog.get_logger()
 
@@ -47,7 +40,7 @@ Feed = dict[str, npt.NDArray[Any]]
 class OnnxCache:
     """Keys and values of one session's rows, with room to grow. See `base.KVCache`."""
 
-    def __init__(self, card: Card) -> None:
+    def __init__(self, card: LanguageModelCard) -> None:
         self._length = 0
         # [layers, capacity, kv_heads, dim]
         self._parts = [
@@ -93,7 +86,7 @@ class OnnxLM:
         card: what is to know of it.
     """
 
-    def __init__(self, session: onnxruntime.InferenceSession, card: Card) -> None:
+    def __init__(self, session: onnxruntime.InferenceSession, card: LanguageModelCard) -> None:
         self.vocab_size = card.vocab_size
         self.max_length = card.max_length
         self._session = session

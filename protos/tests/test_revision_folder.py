@@ -13,28 +13,47 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from paceline.drafter.models import revision
-from paceline.drafter.models.revision import (
+from paceline.v1 import trainer_pb2
+from paceline.wire import revision_folder
+from paceline.wire.errors import PacelineError, Reason
+from paceline.wire.model_card import FeatureHeadCard, LanguageModelCard, card_json, parse_card
+from paceline.wire.revision import MANIFEST, MAX_FILES, manifest_json, parse_manifest
+from paceline.wire.revision_folder import (
     CARD,
     FORMAT,
     GRAPH,
-    MANIFEST,
-    MAX_FILES,
+    SIGNATURE,
     TOKENIZER,
-    Card,
     Revision,
-    card_json,
     new_folder,
     open_revision,
-    parse_card,
-    parse_manifest,
     seal,
 )
-from paceline.v1 import trainer_pb2
-from paceline.wire.errors import PacelineError, Reason
-from paceline.wire.revision import manifest_json
 
-SHAPE = Card("TinyForCausalLM", 300, 128, 2, 2, 8, 8, "int8")
+SHAPE = LanguageModelCard(
+    architecture="TinyForCausalLM",
+    vocab_size=300,
+    max_length=128,
+    num_layers=2,
+    num_kv_heads=2,
+    key_dim=8,
+    value_dim=8,
+    quantization="int8",
+)
+HEAD = FeatureHeadCard(
+    architecture="FeatureHead",
+    vocab_size=300,
+    max_length=128,
+    num_layers=1,
+    num_kv_heads=2,
+    key_dim=8,
+    value_dim=8,
+    quantization="none",
+    width=16,
+    target_hidden_size=24,
+    feature_layers=(2, 5, 8),
+    window=64,
+)
 MADE = trainer_pb2.RevisionManifest(drafter="tiny", format=FORMAT, command="made", metrics={"top1_agreement": 0.98})
 
 
@@ -81,6 +100,31 @@ def test_what_is_written_is_read(folder: Path) -> None:
     assert found.revision_id == hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
     assert [file.path for file in found.manifest.files] == [CARD, GRAPH, TOKENIZER]
     assert sorted(path.name for path in folder.parent.iterdir()) == ["tiny"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"feature_layers": []},
+        {"feature_layers": [1] * 9},
+        {"feature_layers": [300]},
+        {"feature_layers": [True]},
+        {"feature_layers": "12"},
+        {"cut_vocabulary": False},
+        {"window": -1},
+        {"width": 0},
+    ],
+)
+def test_heads_beyond_bounds_are_refused(change: dict[str, Any]) -> None:
+    content = json.dumps({**json.loads(card_json(HEAD)), **change}).encode()
+    assert reason_of(lambda: parse_card(content)) == Reason.UNUSABLE_REVISION
+
+
+def test_a_signature_is_no_part_of_what_is_signed(folder: Path) -> None:
+    before = (folder / MANIFEST).read_bytes()
+    (folder / SIGNATURE).write_bytes(bytes(64))
+    seal(folder, MADE)
+    assert (folder / MANIFEST).read_bytes() == before
 
 
 def test_a_file_that_the_manifest_does_not_know_changes_nothing(folder: Path) -> None:
@@ -141,10 +185,15 @@ def test_any_manifest_is_read_or_refused(changes: dict[str, Any], junk: bytes) -
         assert reason or manifest_json(parse_manifest(content)).encode() == content
 
 
-@settings(max_examples=80, deadline=None)
-@given(changes=st.dictionaries(st.sampled_from(sorted(json.loads(card_json(SHAPE)))), _JSON, max_size=3))
+@pytest.mark.parametrize("card", [SHAPE, HEAD])
+def test_cards_survive_their_encoding(card: LanguageModelCard) -> None:
+    assert parse_card(card_json(card)) == card
+
+
+@settings(max_examples=120, deadline=None)
+@given(changes=st.dictionaries(st.sampled_from(sorted(json.loads(card_json(HEAD)))), _JSON, max_size=3))
 def test_any_card_is_read_or_refused(changes: dict[str, Any]) -> None:
-    content = json.dumps({**json.loads(card_json(SHAPE)), **changes}).encode()
+    content = json.dumps({**json.loads(card_json(HEAD)), **changes}).encode()
     reason = reason_of(lambda: parse_card(content))
     assert reason in (Reason.UNUSABLE_REVISION, None)
     assert reason or json.loads(card_json(parse_card(content))) == json.loads(content)
@@ -153,7 +202,10 @@ def test_any_card_is_read_or_refused(changes: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"version": 2},
+        {"version": 1},
+        {"kind": "other"},
+        {"kind": []},
+        {"kind": "feature_head"},
         {"vocab_size": 0},
         {"vocab_size": True},
         {"vocab_size": 10**30},
@@ -217,7 +269,7 @@ def test_what_is_no_plain_file_is_not_waited_for(folder: Path) -> None:
 
 
 def test_a_listed_file_may_not_be_larger_than_its_bound(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(revision.LIMITS, GRAPH, 4999)
+    monkeypatch.setitem(revision_folder.LIMITS, GRAPH, 4999)
     assert "at most 4999 bytes" in str(refused(folder))
 
 
