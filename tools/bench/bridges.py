@@ -18,9 +18,9 @@ from questions import Question
 from rounds import Asker, Messages
 
 from paceline.drafter.vocabulary import BRIDGES
-from paceline.drafter.vocabulary.base import Vocabulary
-from paceline.drafter.vocabulary.tokenizer_json import TokenizerVocabulary
 from paceline.wire.errors import PacelineError
+from paceline.wire.vocabulary.base import Vocabulary
+from paceline.wire.vocabulary.tokenizer_json import TokenizerVocabulary
 
 KINDS = {
     "prose": ("writing", "roleplay", "humanities", "stem", "summarization"),

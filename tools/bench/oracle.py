@@ -14,9 +14,10 @@ import numpy as np
 from paceline.drafter.live_tree import ROOT as TREE_ROOT
 from paceline.drafter.live_tree import LiveTree, Successors
 from paceline.drafter.strategies.base import ROOT
-from paceline.drafter.vocabulary.base import Bridge, BridgeKind, Vocabulary
+from paceline.drafter.vocabulary.base import Bridge, BridgeKind
 from paceline.drafter.vocabulary.committed import follow
 from paceline.drafter.vocabulary.retokenizer import Retokenizer
+from paceline.wire.vocabulary.base import Vocabulary
 
 _AHEAD = 64  # target tokens of which the oracle's next tokens are made
 

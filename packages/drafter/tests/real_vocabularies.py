@@ -17,8 +17,8 @@ from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-from paceline.drafter.vocabulary.alphabet import BYTE_OF
-from paceline.drafter.vocabulary.tokenizer_json import TokenizerVocabulary
+from paceline.wire.vocabulary.alphabet import BYTE_OF
+from paceline.wire.vocabulary.tokenizer_json import TokenizerVocabulary
 
 QWEN_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

@@ -8,7 +8,7 @@ from typing import Any
 
 from tokenizers import pre_tokenizers
 
-from paceline.drafter.vocabulary.tokenizer_json import TokenizerVocabulary
+from paceline.wire.vocabulary.tokenizer_json import TokenizerVocabulary
 
 BYTES = 256
 MERGES = ("t h", "th e", "Ġ w", "o r", "Ġw or", "l d", "Ġwor ld", "h e", "l l", "he ll", "hell o", "Ċ Ċ", "Ġ Ġ", "Ã ©")

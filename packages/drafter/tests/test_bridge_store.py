@@ -11,7 +11,7 @@ from small_vocabularies import OTHER_MERGES, byte_level
 from paceline.drafter.vocabulary.ngram_cache import NgramCache
 from paceline.drafter.vocabulary.store import BridgeStore
 from paceline.drafter.vocabulary.string_exact import StringExact
-from paceline.drafter.vocabulary.tokenizer_json import TokenizerVocabulary
+from paceline.wire.vocabulary.tokenizer_json import TokenizerVocabulary
 
 TARGET = TokenizerVocabulary(json.dumps(byte_level()))
 DRAFT = TokenizerVocabulary(json.dumps(byte_level(OTHER_MERGES)))

@@ -25,8 +25,8 @@ from paceline.drafter.vocabulary.ngram_cache import NgramCache
 from paceline.drafter.vocabulary.run_table import RunTable
 from paceline.drafter.vocabulary.spelling import Spelled, Standing, bin_of, spell_tree
 from paceline.drafter.vocabulary.string_exact import StringExact
-from paceline.drafter.vocabulary.tokenizer_json import TokenizerVocabulary
 from paceline.wire.errors import PacelineError, Reason
+from paceline.wire.vocabulary.tokenizer_json import TokenizerVocabulary
 
 TARGET = vocabulary(byte_level(specials=("<end>", "<turn>")))
 DRAFT = vocabulary(byte_level(OTHER_MERGES, specials=("<s>", "<end>")))

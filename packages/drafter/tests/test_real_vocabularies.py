@@ -20,7 +20,7 @@ from paceline.drafter.vocabulary.choice import choose
 from paceline.drafter.vocabulary.identity import Identity
 from paceline.drafter.vocabulary.retokenizer import Retokenizer
 from paceline.drafter.vocabulary.string_exact import StringExact
-from paceline.drafter.vocabulary.tokenizer_json import TokenizerVocabulary
+from paceline.wire.vocabulary.tokenizer_json import TokenizerVocabulary
 
 TARGET = "smollm2"
 FOREIGN = [name for name in MAKERS if name != TARGET]

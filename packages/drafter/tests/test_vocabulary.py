@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_vocabularies import MERGES, OTHER_MERGES, added, byte_level, sentencepiece, unigram, vocabulary
 
-from paceline.drafter.vocabulary import retokenizer, tokenizer_format
+from paceline.drafter.vocabulary import retokenizer
 from paceline.drafter.vocabulary.committed import follow, runs
 from paceline.drafter.vocabulary.retokenizer import Retokenizer, stretches
-from paceline.drafter.vocabulary.tokenizer_json import TokenizerVocabulary
 from paceline.wire.errors import PacelineError, Reason
+from paceline.wire.vocabulary import tokenizer_format
+from paceline.wire.vocabulary.tokenizer_json import TokenizerVocabulary
 
 Json = dict[str, Any]
 BYTE_LEVEL = vocabulary(byte_level())

@@ -17,7 +17,7 @@ import paceline.drafter.session
 import paceline.drafter.strategies.suffix
 from paceline.drafter.vocabulary import BRIDGES
 from paceline.drafter.vocabulary.base import BridgeKind
-from paceline.drafter.vocabulary.tokenizer_json import TokenizerVocabulary
+from paceline.wire.vocabulary.tokenizer_json import TokenizerVocabulary
 
 TARGET = "smollm2"
 PROSE = """

@@ -22,10 +22,11 @@ from paceline.drafter.reading import Reader
 from paceline.drafter.session import Lane, Sessions, Terms
 from paceline.drafter.strategies.base import Context, Proposer, Sampling, ScopeBounds
 from paceline.drafter.strategies.suffix import Suffix
-from paceline.drafter.vocabulary.base import BridgeKind, Vocabulary
+from paceline.drafter.vocabulary.base import BridgeKind
 from paceline.drafter.vocabulary.choice import choose
 from paceline.drafter.vocabulary.store import BridgeStore
 from paceline.wire.errors import PacelineError
+from paceline.wire.vocabulary.base import Vocabulary
 
 log = structlog.get_logger()
 
@@ -159,6 +160,6 @@ class Drafting:
 
 def read_vocabulary(tokenizer_json: str) -> Vocabulary:
     """Needs the package tokenizers, which a drafter without models doesn't have."""
-    from paceline.drafter.vocabulary.tokenizer_json import TokenizerVocabulary
+    from paceline.wire.vocabulary.tokenizer_json import TokenizerVocabulary
 
     return TokenizerVocabulary(tokenizer_json)

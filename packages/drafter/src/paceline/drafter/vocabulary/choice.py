@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from paceline.drafter.vocabulary import BRIDGES
-from paceline.drafter.vocabulary.base import BridgeKind, Vocabulary
+from paceline.drafter.vocabulary.base import BridgeKind
 from paceline.wire.errors import out_of_range
+from paceline.wire.vocabulary.base import Vocabulary
 
 AUTO = "auto"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from paceline.drafter.vocabulary.base import Vocabulary
 from paceline.drafter.vocabulary.retokenizer import Retokenizer
+from paceline.wire.vocabulary.base import Vocabulary
 
 
 def follow(text: Retokenizer, target: Vocabulary, draft: Vocabulary, tokens: Iterable[int]) -> None:

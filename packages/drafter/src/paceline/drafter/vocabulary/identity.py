@@ -11,9 +11,9 @@ import numpy.typing as npt
 from paceline.drafter.live_tree import ROOT as TREE_ROOT
 from paceline.drafter.live_tree import LiveTree
 from paceline.drafter.strategies.base import ROOT, Candidates
-from paceline.drafter.vocabulary.base import Vocabulary
 from paceline.drafter.vocabulary.refusals import mismatch
 from paceline.drafter.vocabulary.spelling import bin_of
+from paceline.wire.vocabulary.base import Vocabulary
 
 
 class Identity:

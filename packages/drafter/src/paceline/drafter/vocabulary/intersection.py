@@ -15,11 +15,11 @@ import numpy.typing as npt
 
 from paceline.drafter.live_tree import LiveTree
 from paceline.drafter.strategies.base import Candidates
-from paceline.drafter.vocabulary.base import Vocabulary
 from paceline.drafter.vocabulary.committed import follow, meant
 from paceline.drafter.vocabulary.refusals import mismatch
 from paceline.drafter.vocabulary.retokenizer import Retokenizer
 from paceline.drafter.vocabulary.spelling import Spelled, spell_tree
+from paceline.wire.vocabulary.base import Vocabulary
 
 
 def direct_map(target: Vocabulary, draft: Vocabulary) -> npt.NDArray[np.int64]:

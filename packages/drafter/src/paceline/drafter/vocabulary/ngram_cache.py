@@ -17,12 +17,12 @@ import numpy.typing as npt
 
 from paceline.drafter.live_tree import LiveTree
 from paceline.drafter.strategies.base import Candidates
-from paceline.drafter.vocabulary.base import Vocabulary
 from paceline.drafter.vocabulary.committed import follow, meant
 from paceline.drafter.vocabulary.intersection import begin_with, direct_map
 from paceline.drafter.vocabulary.retokenizer import Retokenizer
 from paceline.drafter.vocabulary.run_table import RunTable
 from paceline.drafter.vocabulary.spelling import Spelled, spell_tree
+from paceline.wire.vocabulary.base import Vocabulary
 
 MAX_UNALIGNED = 64  # tokens of the target that wait for the end of a character
 

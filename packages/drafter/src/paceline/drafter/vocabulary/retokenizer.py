@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from paceline.drafter.vocabulary.base import Vocabulary
+from paceline.wire.vocabulary.base import Vocabulary
 
 MAX_TAIL = 1 << 12  # bytes that are encoded anew, at most
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from paceline.drafter.vocabulary.base import Vocabulary
 from paceline.wire.errors import PacelineError, Reason, out_of_range
+from paceline.wire.vocabulary.base import Vocabulary
 
 MAX_RUNS = 1 << 16  # several times what a text of a million tokens needs
 MAX_RUN = 8  # draft tokens of a run

@@ -23,10 +23,10 @@ import numpy.typing as npt
 
 from paceline.drafter.live_tree import LiveTree
 from paceline.drafter.strategies.base import Candidates
-from paceline.drafter.vocabulary.base import Vocabulary
 from paceline.drafter.vocabulary.committed import follow, meant, runs
 from paceline.drafter.vocabulary.retokenizer import Retokenizer, Stretch, stretches
 from paceline.drafter.vocabulary.spelling import Spelled, Standing, spell_tree
+from paceline.wire.vocabulary.base import Vocabulary
 
 
 class StringExact:

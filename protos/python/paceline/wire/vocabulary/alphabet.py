@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from paceline.drafter.vocabulary.refusals import malformed, not_understood
+from paceline.wire.vocabulary.refusals import malformed, not_understood
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 _USUAL_MARK = "▁"

@@ -15,9 +15,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from paceline.drafter.vocabulary.alphabet import Alphabet, encoded, steps_of, writes_spaces
-from paceline.drafter.vocabulary.refusals import malformed
 from paceline.wire.errors import PacelineError, Reason
+from paceline.wire.vocabulary.alphabet import Alphabet, encoded, steps_of, writes_spaces
+from paceline.wire.vocabulary.refusals import malformed
 
 MAX_CHARS = 64 << 20  # of a file; the largest in use have half as many
 MAX_TOKENS = 1 << 20  # ids are below this; the largest vocabularies in use have 262,144

@@ -9,9 +9,9 @@ from itertools import chain, pairwise
 
 from tokenizers import Tokenizer
 
-from paceline.drafter.vocabulary.base import Piece
-from paceline.drafter.vocabulary.refusals import malformed, not_understood
-from paceline.drafter.vocabulary.tokenizer_format import TokenizerFormat, read_tokenizer_json
+from paceline.wire.vocabulary.base import Piece
+from paceline.wire.vocabulary.refusals import malformed, not_understood
+from paceline.wire.vocabulary.tokenizer_format import TokenizerFormat, read_tokenizer_json
 
 # Tries out what tokenizers cut differently: numbers, contractions, case, spaces, lines, code, scripts, emoji, accents.
 PROBE = (
