@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 
 from paceline.trainer.segment import ID_BYTES, Record
 from paceline.v1 import trainer_pb2
 from paceline.wire.errors import PacelineError, Reason, out_of_range
 
 MAX_LESSONS = 256
+MESSAGE_BYTES = 1 << 20  # of lessons that are read; one more lesson may come on top
 MAX_CONTEXT = 32_768
 MAX_TOKENS = 4096
 MAX_TOP_K = 64
@@ -30,6 +32,31 @@ def lessons_from_proto(request: trainer_pb2.SubmitRequest) -> list[Record]:
 def lesson_from_record(record: Record) -> trainer_pb2.Lesson:
     """The lesson that was stored."""
     return trainer_pb2.Lesson.FromString(record.payload)
+
+
+def lesson_batches(
+    records: Iterable[Record], request: trainer_pb2.ReadLessonsRequest
+) -> Iterator[list[trainer_pb2.Lesson]]:
+    """What `ReadLessons` answers: those of `records` that are wanted, in their order, a message's worth at a time."""
+    batch: list[trainer_pb2.Lesson] = []
+    size = num_tokens = 0
+    for record in records:
+        if record.lesson_id == request.until_lesson_id:
+            break
+        lesson = lesson_from_record(record)
+        other_model = request.model and lesson.model != request.model
+        if other_model or (request.tokenizer_hash and lesson.tokenizer_hash != request.tokenizer_hash):
+            continue
+        batch.append(lesson)
+        size += len(record.payload)
+        num_tokens += len(lesson.tokens)
+        if size >= MESSAGE_BYTES:
+            yield batch
+            batch, size = [], 0
+        if request.max_tokens and num_tokens >= request.max_tokens:
+            break
+    if batch:
+        yield batch
 
 
 def _to_record(lesson: trainer_pb2.Lesson) -> Record:

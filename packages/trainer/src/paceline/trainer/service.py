@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import grpc
 import structlog
 
-from paceline.trainer.convert import lessons_from_proto
+from paceline.trainer.convert import lesson_batches, lessons_from_proto
 from paceline.trainer.durable import storage_error
 from paceline.trainer.incoming import Incoming
 from paceline.trainer.replay import ReplayBuffer
 from paceline.trainer.revisions import RevisionStore, StoredRevision
+from paceline.trainer.segment import ID_BYTES
 from paceline.trainer.watchers import Watchers
 from paceline.v1 import trainer_pb2, trainer_pb2_grpc
 from paceline.wire.errors import PacelineError, Reason, out_of_range
@@ -79,6 +80,16 @@ class TrainerService(trainer_pb2_grpc.TrainerServicer):
             max_bytes=replay.max_bytes,
             evicted=view.num_evicted,
         )
+
+    async def ReadLessons(
+        self, request: trainer_pb2.ReadLessonsRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[trainer_pb2.ReadLessonsResponse]:
+        replay = self.ready().replay
+        if len(request.until_lesson_id) not in (0, ID_BYTES):
+            raise out_of_range("until_lesson_id", f"{len(request.until_lesson_id)} bytes", f"0 or {ID_BYTES} bytes")
+        batches = lesson_batches(replay.lessons(newest_first=True), request)
+        while batch := await asyncio.to_thread(next, batches, None):
+            yield trainer_pb2.ReadLessonsResponse(lessons=batch)
 
     async def PublishRevision(
         self,
