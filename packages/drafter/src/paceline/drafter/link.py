@@ -15,12 +15,12 @@ from paceline.drafter import convert
 from paceline.drafter.drafting import FetchTokenizer
 from paceline.drafter.identity import Identity
 from paceline.drafter.session import Sessions, Terms
-from paceline.drafter.target_tokenizer import fetch_tokenizer, tokenizer_json
 from paceline.v1 import drafting_pb2, verifier_pb2_grpc
 from paceline.wire.channel import connect
 from paceline.wire.errors import PacelineError, Reason
 from paceline.wire.settings import ClientSettings
 from paceline.wire.status import from_rpc_error
+from paceline.wire.target_tokenizer import fetch_tokenizer, tokenizer_json
 
 log = structlog.get_logger()
 

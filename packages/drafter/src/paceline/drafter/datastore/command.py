@@ -14,12 +14,12 @@ import grpc.aio
 from pydantic import Field, model_validator
 
 from paceline.drafter.datastore.build import Encoder, tokenize, write
-from paceline.drafter.target_tokenizer import fetch_tokenizer, tokenizer_json
 from paceline.v1 import verifier_pb2, verifier_pb2_grpc
 from paceline.wire.channel import connect
 from paceline.wire.errors import PacelineError
 from paceline.wire.settings import ClientSettings, StartupError
 from paceline.wire.status import from_rpc_error
+from paceline.wire.target_tokenizer import fetch_tokenizer, tokenizer_json
 
 REPORT_EVERY_S = 0.2
 GET_MODEL_S = 30.0
