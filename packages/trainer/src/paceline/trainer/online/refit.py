@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,8 +18,13 @@ from paceline.trainer.learning.selection import SELECTIONS
 from paceline.trainer.learning.selection.base import Evidence
 from paceline.trainer.models.decoder import Decoder
 from paceline.trainer.online.gate import Scores
+from paceline.trainer.online.jobs import Job
+from paceline.trainer.online.lora import adapt, merge
 from paceline.trainer.online.samples import Batch, Sample, collate
-from paceline.trainer.training.loop import Loss
+from paceline.trainer.online.settings import RefitSettings
+from paceline.trainer.online.student import Student
+from paceline.trainer.online.yielding import Yielding
+from paceline.trainer.training.loop import LoopSettings, Loss, train
 
 SCORED_TOKENS = 4096  # in one pass
 EVERYTHING = "all"
@@ -65,7 +74,8 @@ class RefitTask:
         head = self._module.head_weight
         losses = chunked_loss(hidden, head, batch.targets, OBJECTIVES[self._lessons.objective])
         weights = self._weights(batch, hidden.detach(), head.detach())
-        return Loss((losses * weights).sum(), float(weights.sum()))
+        # Where nothing was chosen nothing is learned; the weight only keeps the loop from dividing by 0.
+        return Loss((losses * weights).sum(), float(weights.sum()) or float(len(weights)))
 
     def _weights(self, batch: Batch, hidden: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
         if self._lessons.selections == (EVERYTHING,):
@@ -110,3 +120,81 @@ def _parts(samples: Sequence[Sample]) -> list[list[Sample]]:
         parts[-1].append(sample)
         size += len(sample.ids)
     return parts
+
+
+@dataclass(frozen=True, slots=True)
+class Refitted:
+    """What came of a refit.
+
+    Attributes:
+        module: the new weights.
+        before, after: scores on the held-out samples.
+        seconds: of computing.
+        data: hex SHA-256 of the samples that were learned from.
+    """
+
+    module: Decoder
+    before: Scores
+    after: Scores
+    seconds: float
+    data: str
+
+
+class Refit:
+    """One refit, from its job to the scores of the result; `run` is for a thread of its own.
+
+    Args:
+        settings: how.
+        student: who; stays as it is.
+        job: what; samples: of it, the held-out ones last.
+        state: folder for the loop's state. If there is one of this job it goes on from there.
+        yielding: asked before each step.
+    """
+
+    def __init__(
+        self,
+        settings: RefitSettings,
+        student: Student,
+        job: Job,
+        samples: Sequence[Sample],
+        state: Path,
+        yielding: Yielding,
+    ) -> None:
+        self._settings, self._student, self._job = settings, student, job
+        self._learned, self._held_out = samples[: job.num_learned], samples[job.num_learned :]
+        self._state, self._yielding = state, yielding
+
+    def run(self) -> Refitted:
+        """Raises Stopped, and PacelineError if the loss keeps diverging."""
+        settings, job = self._settings, self._job
+        started = time.process_time()
+        module = copy.deepcopy(self._student.module)
+        if settings.lora_rank:
+            adapt(module, settings.lora_rank, job.seed)
+        lessons = Lessons(
+            self._learned, settings.objective, tuple(settings.selection.split(",")), settings.batch_tokens, job.seed
+        )
+        loop = LoopSettings(
+            num_steps=job.num_steps,
+            learning_rate=settings.learning_rate,
+            warmup_steps=min(20, job.num_steps // 5),
+            final_share=0.1,
+            checkpoint_every=50,
+        )
+        train(module, RefitTask(module, lessons, self._yielding.wait), loop, self._state)
+        if settings.lora_rank:
+            merge(module)
+        self._yielding.wait()
+        before, after = (score(each, self._held_out) for each in (self._student.module, module))
+        return Refitted(module, before, after, time.process_time() - started, digest(self._learned))
+
+
+def digest(samples: Sequence[Sample]) -> str:
+    """Hex SHA-256 of what is learned from."""
+    whole = hashlib.sha256()
+    for sample in samples:
+        whole.update(len(sample.ids).to_bytes(8, "little"))
+        whole.update(sample.ids.astype("<i8").tobytes())
+        whole.update(sample.top_ids.astype("<i8").tobytes())
+        whole.update(sample.top_log_probs.astype("<f4").tobytes())
+    return whole.hexdigest()

@@ -1,0 +1,228 @@
+"""Keeps one line of revisions good: reads lessons, refits when it pays, publishes what is better.
+
+The event loop talks to the store and to the verifier; a thread of its own does the learning, and asks between its steps
+whether it may go on. What it does at any moment can be killed: the store has whole revisions only, a refit begins with
+its samples on disk, and what is done at a start follows from what lies there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import structlog
+
+from paceline.trainer.durable import storage_error
+from paceline.trainer.online.counters import load_counters
+from paceline.trainer.online.gate import Gate, Verdict
+from paceline.trainer.online.jobs import Job, JobFolder
+from paceline.trainer.online.refit import Refit, Refitted
+from paceline.trainer.online.samples import Sample
+from paceline.trainer.online.schedule.base import Schedule, Situation
+from paceline.trainer.online.settings import RefitSettings
+from paceline.trainer.online.store import Store
+from paceline.trainer.online.student import Student
+from paceline.trainer.online.window import Window
+from paceline.trainer.online.yielding import Stopped, Yielding, busyness
+from paceline.v1 import trainer_pb2, verifier_pb2, verifier_pb2_grpc
+from paceline.wire.errors import PacelineError
+
+log = structlog.get_logger()
+
+COUNTERS = "counters.json"
+CALL_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a learner works with.
+
+    Attributes:
+        store: revisions and lessons.
+        verifier: whose load is looked at.
+        open_student: makes a student of a revision's folder; slow.
+        schedule, gate: when, and whether.
+        clock: seconds.
+    """
+
+    store: Store
+    verifier: verifier_pb2_grpc.VerifierStub
+    open_student: Callable[[Path], Student]
+    schedule: Schedule
+    gate: Gate
+    clock: Callable[[], float] = time.monotonic
+
+
+class Learner:
+    """Use: `await learner.run()` until `learner.stop()`.
+
+    Args:
+        settings: how.
+        parts: with what.
+        window: for lessons.
+    """
+
+    def __init__(self, settings: RefitSettings, parts: Parts, window: Window) -> None:
+        folder = settings.work.expanduser()
+        self._settings, self._parts, self._window = settings, parts, window
+        self._jobs = JobFolder(folder / "job")
+        self._counters_path = folder / COUNTERS
+        self.counters = load_counters(self._counters_path)
+        self.yielding = Yielding()
+        self._stopping = asyncio.Event()
+        self._student: Student | None = None
+        self._refitted_s = parts.clock()
+        self._counted_from = (parts.clock(), 0)
+
+    def stop(self) -> None:
+        """Ends `run` after the step that is being computed. A refit goes on from there at the next start."""
+        self._stopping.set()
+        self.yielding.stop()
+
+    async def run(self) -> None:
+        """Until `stop`."""
+        looking = asyncio.create_task(self._look_at_load())
+        try:
+            while not self._stopping.is_set():
+                try:
+                    await self._turn()
+                except (PacelineError, grpc.aio.AioRpcError) as error:
+                    why = error.message if isinstance(error, PacelineError) else f"{error.code().name}"
+                    log.warning("refitting waits", why=why)
+                except OSError as error:
+                    log.error("refitting waits", why=storage_error(error).message)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), self._settings.poll_s)
+        except Stopped:
+            log.info("stopped in the middle of a refit; it goes on at the next start")
+        finally:
+            looking.cancel()
+            await asyncio.gather(looking, return_exceptions=True)
+
+    async def _turn(self) -> None:
+        student = await self._current()
+        if student is None:
+            return
+        await self._take_lessons()
+        unfinished = await asyncio.to_thread(self._jobs.unfinished)
+        if unfinished is not None and unfinished[0].parent == student.revision_id:
+            log.info("going on with a refit", number=unfinished[0].number)
+            await self._refit(student, *unfinished)
+        elif self._parts.schedule.due(self._situation()):
+            job, samples = await asyncio.to_thread(self._new_job, student)
+            if job.num_learned:
+                await asyncio.to_thread(self._jobs.begin, job, samples)
+                await self._refit(student, job, samples)
+
+    async def _current(self) -> Student | None:
+        """The newest revision of the line that is in use: another process may have published or withdrawn one."""
+        newest = await self._parts.store.newest()
+        if newest is None:
+            if self._student is None:
+                log.warning("the line has no revision to begin with; publish one", line=self._settings.line)
+            return self._student
+        if self._student is None or newest.revision_id != self._student.revision_id:
+            if self._student is not None:
+                log.info("going on from another revision", revision=newest.revision_id[:16])
+            folder = await self._parts.store.fetch(newest)
+            self._student = await asyncio.to_thread(self._parts.open_student, folder)
+        return self._student
+
+    async def _take_lessons(self) -> None:
+        before = self._window.new_tokens
+        self._window.add(await self._parts.store.lessons_since(self._window.newest_id, self._window.max_tokens))
+        if self._window.new_tokens != before:
+            log.debug("lessons", new_tokens=self._window.new_tokens, refused=dict(self._window.refused))
+
+    def _situation(self) -> Situation:
+        window, counters, now_s = self._window, self.counters, self._parts.clock()
+        return Situation(
+            now_s=now_s,
+            refitted_s=self._refitted_s,
+            new_tokens=window.new_tokens,
+            tokens_per_s=window.new_tokens / max(1e-3, now_s - self._refitted_s),
+            acceptance=window.acceptance,
+            best_acceptance=window.best_acceptance,
+            refit_s=counters.refit_s,
+            gain_per_token=counters.gain_per_token,
+            drifted=window.drift.drifted,
+        )
+
+    def _new_job(self, student: Student) -> tuple[Job, list[Sample]]:
+        learned = student.samples(self._window.lessons(held_out=False))
+        held_out = student.samples(self._window.lessons(held_out=True))
+        settings, number = self._settings, self.counters.refits + 1
+        size = sum(len(sample.ids) for sample in learned)
+        job = Job(
+            number=number,
+            parent=student.revision_id,
+            num_learned=len(learned),
+            num_steps=max(1, round(settings.passes * max(1, round(size / settings.batch_tokens)))),
+            seed=(settings.seed + number) % (1 << 32),
+            learned_tokens=self._window.new_tokens,
+        )
+        return job, [*learned, *held_out]
+
+    async def _refit(self, student: Student, job: Job, samples: list[Sample]) -> None:
+        self.counters = replace(self.counters, refits=job.number)
+        log.info("refit begins", number=job.number, samples=job.num_learned, steps=job.num_steps)
+        refit = Refit(self._settings, student, job, samples, self._jobs.state, self.yielding)
+        try:
+            refitted = await asyncio.to_thread(refit.run)
+        except PacelineError as error:
+            log.error("refit given up", number=job.number, why=error.message)
+            self.counters = replace(self.counters, diverged=self.counters.diverged + 1)
+        else:
+            verdict = self._parts.gate.judge(refitted.before, refitted.after)
+            log.info("refit judged", number=job.number, passes=verdict.passes, why=verdict.why)
+            if verdict.passes:
+                await self._publish(student, job, refitted, verdict)
+            self.counters = self.counters.judged(verdict, refitted.seconds, job.learned_tokens)
+        await asyncio.to_thread(self._end_job)
+
+    async def _publish(self, student: Student, job: Job, refitted: Refitted, verdict: Verdict) -> None:
+        metrics = {
+            "acceptance_before": verdict.before,
+            "acceptance": verdict.after,
+            "acceptance_error": verdict.error,
+            "refit": float(job.number),
+            "learned_tokens": float(job.learned_tokens),
+        }
+        settings = self._settings
+        manifest = trainer_pb2.RevisionManifest(
+            drafter=settings.line,
+            parent=student.revision_id,
+            command=f"paceline-trainer refit --line={settings.line} --objective={settings.objective} "
+            f"--selection={settings.selection} --seed={settings.seed}",
+            metrics=metrics,
+            data=refitted.data,
+        )
+        with self._parts.store.new_folder() as folder:
+            await asyncio.to_thread(student.write, folder, refitted.module, manifest, settings.quantization)
+            revision = await self._parts.store.publish(folder)
+        log.info("revision published", revision=revision.revision_id[:16], acceptance=round(verdict.after, 4))
+
+    def _end_job(self) -> None:
+        self.counters.save(self._counters_path)
+        self._jobs.clear()
+        self._window.refitted()
+        self._refitted_s = self._parts.clock()
+
+    async def _look_at_load(self) -> None:
+        """Pauses learning while the verifier has its hands full. A verifier that doesn't answer holds nothing up."""
+        while True:
+            try:
+                model = await self._parts.verifier.GetModel(verifier_pb2.GetModelRequest(), timeout=CALL_S)
+                busy = busyness(model) > self._settings.pause_above
+            except grpc.aio.AioRpcError:
+                busy = False
+            if busy != self.yielding.paused:
+                log.info("learning pauses" if busy else "learning goes on")
+                (self.yielding.pause if busy else self.yielding.go_on)()
+            await asyncio.sleep(self._settings.poll_s)
