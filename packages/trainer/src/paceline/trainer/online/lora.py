@@ -1,5 +1,7 @@
-"""Low-rank adapters (LoRA, Hu et al. 2021) in place of all weights: a refit then moves a drafter only a little, and keeps
-a state that is a few percent as large. By peft; merged into the weights when the refit is over.
+"""Low-rank adapters (LoRA, Hu et al. 2021) in place of all weights.
+
+A refit then moves a drafter only a little, and keeps a state that is a few percent as large. By peft; merged into the
+weights when the refit is over.
 """
 
 from __future__ import annotations
@@ -12,9 +14,8 @@ from torch import nn
 
 def adapt(module: nn.Module, rank: int, seed: int) -> None:
     """Puts adapters beside all linear layers, which alone are trained from now on. The module computes as before."""
-    config = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear")
     names = [name for name, part in module.named_modules() if isinstance(part, nn.Linear)]
-    config.target_modules = set(names)
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=names)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # peft draws one of each pair
         inject_adapter_in_model(config, module)
