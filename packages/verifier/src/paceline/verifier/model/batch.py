@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from paceline.verifier.model.blocks import KVSlot
+from paceline.verifier.model.features import Features
 from paceline.verifier.sampling import Sampler
 
 ROOT = -1
@@ -27,6 +28,7 @@ class SessionPlan:
         sampler: how this session picks tokens.
         top_k: how many of the target's best tokens to report at each verified position; 0 reports none.
         want_log_probs: report log-probabilities with them.
+        want_features: report the hidden states of the rows that stay.
     """
 
     slot: KVSlot
@@ -37,6 +39,7 @@ class SessionPlan:
     sampler: Sampler
     top_k: int = 0
     want_log_probs: bool = False
+    want_features: bool = False
 
     @property
     def needs_logits(self) -> bool:
@@ -80,16 +83,21 @@ class SessionResult:
             plan did not complete.
         accepted: indices of the accepted tree nodes, along the path.
         top: if asked for.
+        features: if asked for: of the chain's positions and those of the accepted candidates.
     """
 
     tokens: tuple[int, ...]
     accepted: tuple[int, ...]
     top: TopRows | None = None
+    features: Features | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
+    """The sessions of a step, and the layers behind which hidden states are captured for those that want them."""
+
     sessions: tuple[SessionPlan, ...]
+    feature_layers: tuple[int, ...] = ()
 
     @property
     def num_rows(self) -> int:

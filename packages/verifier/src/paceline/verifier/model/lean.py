@@ -36,6 +36,7 @@ from paceline.verifier.model.paged import ONES, PagedCache
 
 SEGMENT_TOKENS = 512
 HIDDEN = -1e30  # score of what a row doesn't see: finite, so that a row that sees nothing yields no nan
+_GraphKey = tuple[StepShape, int, tuple[int, ...]]  # segments, layers whose hidden states are captured
 NUM_WARM_UPS = 2  # libraries set themselves up in the first calls, which can't be captured
 
 
@@ -54,6 +55,19 @@ class _Places:
     blocks: torch.Tensor
     queries: torch.Tensor
     outputs: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """What a forward pass leaves on the device; both are valid until the next one.
+
+    Attributes:
+        logits: [wanted, vocab] in the model's dtype.
+        features: [rows, layers, hidden] bfloat16, if layers were asked for.
+    """
+
+    logits: torch.Tensor
+    features: torch.Tensor | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +118,7 @@ class LeanDecoder:
             _joined_norms(layer, self._config.num_heads, self._config.num_kv_heads) for layer in weights.layers
         ]
         self._steps: dict[StepShape, StepTensors] = {}
-        self._graphs: dict[tuple[StepShape, int], tuple[torch.cuda.CUDAGraph, torch.Tensor]] = {}
+        self._graphs: dict[_GraphKey, tuple[torch.cuda.CUDAGraph, Computed]] = {}
         on_gpu = self._device.type == "cuda"
         self._pool = torch.cuda.graph_pool_handle() if on_gpu else None
         self._capturing = torch.cuda.Stream(self._device) if on_gpu else None
@@ -137,44 +151,62 @@ class LeanDecoder:
                 segments //= 2
         torch.cuda.empty_cache()  # of what libraries were warmed up in
 
-    @torch.inference_mode()
     def forward(self, step: StepTensors) -> torch.Tensor:
         """Logits [num_wanted, vocab] in the model's dtype, valid until the next step. Doesn't wait for the device."""
-        segments = self.bucket(step.num_blocks)
-        if self._device.type != "cuda":
-            return self._compute(step, segments)[: step.num_wanted]
-        graph, logits = self._graph(step, segments)
-        graph.replay()
-        return logits[: step.num_wanted]
+        return self.compute(step).logits
 
     @torch.inference_mode()
-    def _graph(self, step: StepTensors, segments: int) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
-        key = (step.shape, segments)
+    def compute(self, step: StepTensors, feature_layers: tuple[int, ...] = ()) -> Computed:
+        """`forward`, and the hidden states behind some layers; 0 is the embedding.
+
+        On a GPU, the first step of each context length that asks for these layers captures a graph, which takes as
+        long as a good many steps do.
+        """
+        segments = self.bucket(step.num_blocks)
+        if self._device.type != "cuda":
+            computed = self._compute(step, segments, feature_layers)
+        else:
+            graph, computed = self._graph(step, segments, feature_layers)
+            graph.replay()
+        features = None if computed.features is None else computed.features[: step.num_rows]
+        return Computed(computed.logits[: step.num_wanted], features)
+
+    @torch.inference_mode()
+    def _graph(
+        self, step: StepTensors, segments: int, feature_layers: tuple[int, ...] = ()
+    ) -> tuple[torch.cuda.CUDAGraph, Computed]:
+        key = (step.shape, segments, feature_layers)
         if key not in self._graphs:
+            if feature_layers:  # those for the layers of drafters that have left go: there could be any number of them
+                kept = ((), feature_layers)
+                self._graphs = {known: graph for known, graph in self._graphs.items() if known[2] in kept}
             with torch.cuda.device(self._device):  # the calling thread's own device may be another
-                self._graphs[key] = self._captured(step, segments)
+                self._graphs[key] = self._captured(step, segments, feature_layers)
         return self._graphs[key]
 
-    def _captured(self, step: StepTensors, segments: int) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
+    def _captured(
+        self, step: StepTensors, segments: int, feature_layers: tuple[int, ...]
+    ) -> tuple[torch.cuda.CUDAGraph, Computed]:
         """Leaves the device with nothing to do."""
         assert self._capturing is not None
         current = torch.cuda.current_stream()
         self._capturing.wait_stream(current)
         with torch.cuda.stream(self._capturing):
             for _ in range(NUM_WARM_UPS):
-                self._compute(step, segments)
+                self._compute(step, segments, feature_layers)
         current.wait_stream(self._capturing)
         graph = torch.cuda.CUDAGraph()
         # One step runs at a time, so all graphs may use the same memory.
         with torch.cuda.graph(graph, pool=self._pool, stream=self._capturing):
-            logits = self._compute(step, segments)
-        return graph, logits
+            computed = self._compute(step, segments, feature_layers)
+        return graph, computed
 
-    def _compute(self, step: StepTensors, segments: int) -> torch.Tensor:
-        """Logits [wanted, vocab] of the shape's wanted rows, used or not."""
+    def _compute(self, step: StepTensors, segments: int, feature_layers: tuple[int, ...]) -> Computed:
+        """Of all rows and wanted rows of the shape, used or not."""
         weights, eps = self._weights, self._config.rms_eps
         shared = self._prepare(step, segments)
         x = functional.embedding(step.tokens, weights.embedding)
+        states = {0: _narrowed(x)} if 0 in feature_layers else {}
         for index, layer in enumerate(weights.layers):
             attended = self._attention(index, layer, _norm(x, layer.input_norm, eps), shared, step.shape)
             _add_product(x, attended, layer.o, layer.o_bias)
@@ -182,8 +214,11 @@ class LeanDecoder:
                 2, dim=-1
             )
             _add_product(x, functional.silu(gate) * up, layer.down, layer.down_bias)
+            if index + 1 in feature_layers:
+                states[index + 1] = _narrowed(x)
         wanted = _norm(x.index_select(0, step.wanted), weights.final_norm, eps)
-        return functional.linear(wanted, weights.head, weights.head_bias)
+        logits = functional.linear(wanted, weights.head, weights.head_bias)
+        return Computed(logits, torch.stack([states[layer] for layer in feature_layers], 1) if states else None)
 
     def _prepare(self, step: StepTensors, segments: int) -> _Step:
         config, shape = self._config, step.shape
@@ -323,6 +358,11 @@ def _add_product(x: torch.Tensor, rows: torch.Tensor, weight: torch.Tensor, bias
     x.addmm_(rows, weight.t())
     if bias is not None:
         x.add_(bias)
+
+
+def _narrowed(x: torch.Tensor) -> torch.Tensor:
+    """A bfloat16 copy: `x` itself goes on being added to."""
+    return x.to(torch.bfloat16, copy=True)
 
 
 def _norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:

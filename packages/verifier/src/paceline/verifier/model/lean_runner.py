@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from paceline.verifier.model.batch import ROOT, SessionPlan, SessionResult, StepPlan, StepResult
 from paceline.verifier.model.blocks import BLOCK_TOKENS, BlockPool, KVSlot
 from paceline.verifier.model.decoder import DecoderWeights
+from paceline.verifier.model.features import FeatureSource, bits_of
 from paceline.verifier.model.lean import SEGMENT_TOKENS, LeanDecoder
 from paceline.verifier.model.lean_step import SessionRows, StepShape
 from paceline.verifier.model.paged import MAX_STEP_ROWS, block_bytes
@@ -69,6 +70,7 @@ class LeanRunner(Runner):
     ) -> None:
         super().__init__(weights.config.vocab_size, rule)
         self.max_session_rows = shape.session_rows
+        self.feature_source = FeatureSource(weights.config.num_layers, weights.config.hidden_size)
         self._weights = weights
         self._shape = shape
         self._segment_tokens = segment_tokens
@@ -99,24 +101,34 @@ class LeanRunner(Runner):
         started = time.perf_counter()
         results: list[SessionResult] = []
         for part in parts(plan.sessions, self._shape):
-            results += super().step(StepPlan(part)).sessions
+            results += super().step(StepPlan(part, plan.feature_layers)).sessions
         return StepResult(tuple(results), time.perf_counter() - started, started)
 
     @torch.inference_mode()
-    def score(self, sessions: Sequence[SessionPlan], num_best: int, best_only: bool = False) -> PickedScores:
+    def score(
+        self,
+        sessions: Sequence[SessionPlan],
+        num_best: int,
+        best_only: bool = False,
+        feature_layers: tuple[int, ...] = (),
+    ) -> PickedScores:
         step = self._decoder.step(self._shape)
         step.fill([_rows(session) for session in sessions])
         starts = [0]
         for session in sessions:
             starts.append(starts[-1] + session.num_rows)
         self._first_rows = {id(session.slot): first for session, first in zip(sessions, starts, strict=False)}
-        logits = self._decoder.forward(step)
+        computed = self._decoder.compute(step, feature_layers)
+        features = None if computed.features is None else _on_its_way(computed.features)
         completing = [session for session in sessions if session.completes]
-        if not completing:
+        if completing:
+            # A copy, since the decoder writes the next step's logits to the same place.
+            scores = _picked(computed.logits.clone(), completing, num_best)
+        else:
             self._wait()  # the step's buffers are filled anew for the next one
-            return PickedScores(logits, [], [], [])
-        # A copy, since the decoder writes the next step's logits to the same place.
-        return _picked(logits.clone(), completing, num_best)
+            scores = PickedScores(computed.logits, [], [], [])
+        # Either has waited for the device, so the features are here.
+        return scores if features is None else replace(scores, features=bits_of(features))
 
     def _wait(self) -> None:
         if self._weights.embedding.device.type == "cuda":
@@ -142,6 +154,14 @@ def parts(sessions: Iterable[SessionPlan], shape: StepShape) -> list[tuple[Sessi
             num_rows = session.num_rows
         cut[-1].append(session)
     return [tuple(part) for part in cut]
+
+
+def _on_its_way(features: torch.Tensor) -> torch.Tensor:
+    """On the CPU, once the device has been waited for."""
+    if features.device.type != "cuda":
+        return features
+    host = torch.empty(features.shape, dtype=features.dtype, pin_memory=True)
+    return host.copy_(features, non_blocking=True)
 
 
 def _rows(session: SessionPlan) -> SessionRows:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from paceline.verifier.model.batch import ROOT, SessionPlan
 from paceline.verifier.model.blocks import BlockPool
 from paceline.verifier.model.decoder import DecoderWeights
+from paceline.verifier.model.features import FeatureSource
 from paceline.verifier.model.runner import Kept, Runner, Scores, compacted
 from paceline.verifier.native.binding import NativeDecoder
 
@@ -26,6 +27,7 @@ class NativeRunner(Runner):
 
     def __init__(self, library: ctypes.CDLL, weights: DecoderWeights, num_threads: int, rule: str = "coupled") -> None:
         super().__init__(weights.config.vocab_size, rule)
+        self.feature_source = FeatureSource(weights.config.num_layers, weights.config.hidden_size)
         self._decoder = NativeDecoder(library, weights, num_threads)
 
     @property
@@ -39,7 +41,13 @@ class NativeRunner(Runner):
     def trim(self) -> None:
         self._decoder.forget(self.pool.untouched_again())
 
-    def score(self, sessions: Sequence[SessionPlan], num_best: int, best_only: bool = False) -> Scores:
+    def score(
+        self,
+        sessions: Sequence[SessionPlan],
+        num_best: int,
+        best_only: bool = False,
+        feature_layers: tuple[int, ...] = (),
+    ) -> Scores:
         tokens: list[int] = []
         parents: list[int] = []
         starts = [0]
@@ -52,7 +60,7 @@ class NativeRunner(Runner):
             parents.extend(range(-1, num_chain - 1))
             parents.extend(num_chain - 1 if parent == ROOT else num_chain + parent for parent in session.tree_parents)
             starts.append(len(tokens))
-        logits, best = self._decoder.forward(
+        logits, best, features = self._decoder.forward(
             tokens,
             parents,
             starts,
@@ -61,8 +69,9 @@ class NativeRunner(Runner):
             wanted,
             num_best,
             best_only,
+            feature_layers,
         )
-        return Scores(logits, best)
+        return Scores(logits, best, features=features)
 
     def _keep(self, kept: Sequence[Kept]) -> None:
         for slot, sources, targets in compacted(kept):

@@ -41,6 +41,7 @@ class Leader(Runner):
     def __init__(self, runner: Runner, ranks: Ranks, rule: str = "coupled") -> None:
         super().__init__(runner.vocab_size, rule)
         self.max_session_rows = runner.max_session_rows
+        self.feature_source = runner.feature_source  # between layers every process has all of the state
         self._runner = runner
         self._ranks = ranks
         ranks.lead()
@@ -56,10 +57,16 @@ class Leader(Runner):
             self._runner.allocate(num_blocks, max_tokens)
         self.pool = BlockPool(num_blocks)
 
-    def score(self, sessions: Sequence[SessionPlan], num_best: int, best_only: bool = False) -> Scores:
+    def score(
+        self,
+        sessions: Sequence[SessionPlan],
+        num_best: int,
+        best_only: bool = False,
+        feature_layers: tuple[int, ...] = (),
+    ) -> Scores:
         with self._ranks.together():
             self._ranks.tell(Order.SCORE, encode_sessions(sessions))
-            return self._runner.score(sessions, num_best, best_only)
+            return self._runner.score(sessions, num_best, best_only, feature_layers)
 
     def _keep(self, kept: Sequence[Kept]) -> None:
         moved = [part for part in kept if part.accepted != tuple(range(len(part.accepted)))]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from paceline.verifier.acceptance import RULES
 from paceline.verifier.model.batch import SessionPlan, SessionResult, StepPlan, StepResult, TopRows
 from paceline.verifier.model.blocks import BlockPool, KVSlot
+from paceline.verifier.model.features import Bits, Features, FeatureSource, take
 from paceline.verifier.sampling import Sampler
 
 
@@ -22,12 +23,15 @@ class Scores:
     Attributes:
         logits: [wanted, vocab], any float type; [wanted, 0] if only the best were asked for.
         best: [wanted][at least 1] tokens of the greatest logits, greatest first, the lowest of equal ones first.
+        features: [rows, layers, hidden] of all rows of the pass, wanted or not, if layers were asked for.
     """
 
     logits: torch.Tensor
     best: list[list[int]]
+    features: Bits | None = field(default=None, kw_only=True)
 
     def part(self, first: int, count: int) -> Scores:
+        """Of some wanted rows; without features."""
         return Scores(self.logits[first : first + count], self.best[first : first + count])
 
     def pick(self, row: int, sampler: Sampler, position: int) -> int:
@@ -61,9 +65,11 @@ class Runner(ABC):
     Attributes:
         pool: who holds which block of the cache; there after `allocate`.
         max_session_rows: most rows of one session in one step.
+        feature_source: what hidden states it can give; None if it can't.
     """
 
     max_session_rows: int
+    feature_source: FeatureSource | None = None
 
     def __init__(self, vocab_size: int, rule: str = "coupled") -> None:
         self.vocab_size = vocab_size
@@ -88,13 +94,20 @@ class Runner(ABC):
         """
 
     @abstractmethod
-    def score(self, sessions: Sequence[SessionPlan], num_best: int, best_only: bool = False) -> Scores:
+    def score(
+        self,
+        sessions: Sequence[SessionPlan],
+        num_best: int,
+        best_only: bool = False,
+        feature_layers: tuple[int, ...] = (),
+    ) -> Scores:
         """Scores at the end of each complete chain and at each tree node, in order.
 
         Args:
             sessions: their parts of the step.
             num_best: 1 or more.
             best_only: nobody will look at the logits; the runner may leave them out.
+            feature_layers: behind which hidden states are captured, of `feature_source`.
         """
 
     def forward(self, sessions: Sequence[SessionPlan]) -> torch.Tensor:
@@ -120,16 +133,22 @@ class Runner(ABC):
         """One forward pass over all rows of the plan, then acceptance, then the cache is compacted."""
         started = time.perf_counter()
         num_best = max(1, max((session.top_k for session in plan.sessions), default=1))
-        scores = self.score(plan.sessions, num_best, not any(session.needs_logits for session in plan.sessions))
+        best_only = not any(session.needs_logits for session in plan.sessions)
+        layers = plan.feature_layers if any(session.want_features for session in plan.sessions) else ()
+        scores = self.score(plan.sessions, num_best, best_only, layers)
         results: list[SessionResult] = []
-        first = 0
+        first = first_row = 0
         for session in plan.sessions:
-            if not session.completes:
-                results.append(SessionResult((), ()))
-                continue
-            count = 1 + len(session.tree_tokens)
-            results.append(self._walk(session, scores.part(first, count)))
-            first += count
+            result = SessionResult((), ())
+            if session.completes:
+                count = 1 + len(session.tree_tokens)
+                result = self._walk(session, scores.part(first, count))
+                first += count
+            if session.want_features and scores.features is not None:
+                values = take(scores.features, first_row, len(session.chain), result.accepted)
+                result = replace(result, features=Features(session.slot.length, layers, values))
+            results.append(result)
+            first_row += session.num_rows
         self._keep(
             [
                 Kept(session.slot, len(session.chain), result.accepted)

@@ -15,6 +15,8 @@ from transformers import AttentionInterface, PreTrainedModel
 from paceline.verifier.model import attention
 from paceline.verifier.model.batch import SessionPlan
 from paceline.verifier.model.blocks import BlockPool, KVSlot
+from paceline.verifier.model.features import Bits, bits_of
+from paceline.verifier.model.hidden_states import HiddenStates
 from paceline.verifier.model.kv import KVStore, slot_of
 from paceline.verifier.model.linear import MIN_ROWS
 from paceline.verifier.model.runner import Kept, Runner, Scores, best_first, compacted
@@ -37,6 +39,8 @@ class TransformersRunner(Runner):
         super().__init__(int(model.get_input_embeddings().weight.shape[0]), rule)
         self.model = model
         self.device = next(model.parameters()).device
+        self._hidden_states = HiddenStates.of(model)
+        self.feature_source = None if self._hidden_states is None else self._hidden_states.source
         self._layouts: tuple[attention.Layout, ...] = ()
         self._attention_name = f"paceline_{id(self):x}"
         AttentionInterface.register(self._attention_name, self._attention)
@@ -71,7 +75,13 @@ class TransformersRunner(Runner):
             )
 
     @torch.inference_mode()
-    def score(self, sessions: Sequence[SessionPlan], num_best: int, best_only: bool = False) -> Scores:
+    def score(
+        self,
+        sessions: Sequence[SessionPlan],
+        num_best: int,
+        best_only: bool = False,
+        feature_layers: tuple[int, ...] = (),
+    ) -> Scores:
         ids: list[int] = []
         wanted: list[int] = []
         layouts: list[attention.Layout] = []
@@ -81,19 +91,30 @@ class TransformersRunner(Runner):
                 wanted.extend(range(len(ids) + len(session.chain) - 1, len(ids) + session.num_rows))
             ids.extend((*session.chain, *session.tree_tokens))
         positions = torch.cat([layout.positions for layout in layouts])
-        padding = max(0, MIN_ROWS - len(ids))
+        num_rows = len(ids)
+        padding = max(0, MIN_ROWS - num_rows)
         ids.extend([PAD_TOKEN] * padding)
         # The head, too, must see two rows: a lone wanted row is asked for twice.
         kept = wanted if len(wanted) != 1 else wanted * 2
         self._layouts = tuple(layouts)
-        output = self.model(
-            input_ids=torch.tensor([ids], device=self.device),
-            position_ids=torch.nn.functional.pad(positions, (0, padding))[None],
-            use_cache=False,
-            logits_to_keep=torch.tensor(kept or [0, 0], device=self.device),
-        )
+        inputs = {
+            "input_ids": torch.tensor([ids], device=self.device),
+            "position_ids": torch.nn.functional.pad(positions, (0, padding))[None],
+            "logits_to_keep": torch.tensor(kept or [0, 0], device=self.device),
+        }
+        output, features = self._run(inputs, num_rows, feature_layers)
         logits: torch.Tensor = output.logits[0, : len(wanted)]
-        return Scores(logits, _best(logits, num_best))
+        return Scores(logits, _best(logits, num_best), features=features)
+
+    def _run(
+        self, inputs: dict[str, torch.Tensor], num_rows: int, feature_layers: tuple[int, ...]
+    ) -> tuple[Any, Bits | None]:
+        """The model's output, and the hidden states of the first rows, if any are wanted."""
+        if not feature_layers or self._hidden_states is None:
+            return self.model(**inputs, use_cache=False), None
+        with self._hidden_states.captured(feature_layers) as states:
+            output = self.model(**inputs, use_cache=False)
+        return output, bits_of(torch.stack([states[layer][:num_rows] for layer in feature_layers], 1).cpu())
 
     def _attention(
         self,

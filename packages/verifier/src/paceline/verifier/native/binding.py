@@ -1,4 +1,4 @@
-"""The native decoder as a Python object: lists in, logits out. Calls release the interpreter's lock."""
+"""The native decoder as a Python object: lists in, logits and hidden states out. Calls release the interpreter's lock."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from paceline.verifier.model.decoder import DecoderWeights
+from paceline.verifier.model.features import Bits
 
 
 class _Config(ctypes.Structure):
@@ -33,6 +34,7 @@ class _Step(ctypes.Structure):
             "tokens", "parents", "starts", "lengths", "blocks", "block_starts", "wanted", "logits",
         )),
         ("num_best", c_int64), ("best", c_void_p),
+        ("num_features", c_int64), ("feature_layers", c_void_p), ("features", c_void_p),
     ]  # fmt: skip
 
 
@@ -63,6 +65,7 @@ class NativeDecoder:
         _declare(library)
         config = weights.config
         self.vocab_size = config.vocab_size
+        self._hidden_size = config.hidden_size
         self._library = library
         self._dtype = weights.embedding.dtype
         frequencies = np.ascontiguousarray(weights.inv_freq.float().numpy())
@@ -119,8 +122,10 @@ class NativeDecoder:
         wanted: Sequence[int],
         num_best: int = 0,
         best_only: bool = False,
-    ) -> tuple[torch.Tensor, list[list[int]]]:
-        """Logits [wanted, vocabulary], float32, of one step, and [wanted][num_best] tokens of the greatest of them.
+        feature_layers: Sequence[int] = (),
+    ) -> tuple[torch.Tensor, list[list[int]], Bits | None]:
+        """One step: logits [wanted, vocabulary], float32, [wanted][num_best] tokens of the greatest of them, and hidden
+        states [rows, layers, hidden] if any are asked for.
 
         Args:
             tokens: [rows], all sessions' one after the other.
@@ -131,21 +136,25 @@ class NativeDecoder:
             wanted: rows whose logits are asked for.
             num_best: of each of them.
             best_only: leaves the logits out, [wanted, 0]: writing them takes as long as a fifth of a row.
+            feature_layers: behind which the hidden states of all rows are captured; 0 is the embedding.
         """
         arrays = [
             np.array(values, dtype=np.int32)
             for values in (tokens, parents, starts, lengths, [block for row in blocks for block in row],
-                           np.cumsum([0, *(len(row) for row in blocks)]), wanted)
+                           np.cumsum([0, *(len(row) for row in blocks)]), wanted, feature_layers)
         ]  # fmt: skip
         logits = torch.empty(len(wanted), 0 if best_only else self.vocab_size)
         best = np.empty((len(wanted), num_best), dtype=np.int32)
+        features: Bits = np.empty((len(tokens), len(feature_layers), self._hidden_size), dtype=np.uint16)
+        *rows, layers = (array.ctypes.data for array in arrays)
         step = _Step(
-            len(tokens), len(lengths), len(wanted), *(array.ctypes.data for array in arrays),
+            len(tokens), len(lengths), len(wanted), *rows,
             None if best_only else logits.data_ptr(), num_best, best.ctypes.data,
+            len(feature_layers), layers, features.ctypes.data,
         )  # fmt: skip
         if self._library.paceline_forward(self._decoder, ctypes.byref(step)):
             raise MemoryError(f"no memory for a step of {len(tokens)} rows")
-        return logits, best.tolist()
+        return logits, best.tolist(), features if feature_layers else None
 
     def move(self, blocks: Sequence[int], sources: Sequence[int], targets: Sequence[int]) -> None:
         """Copies cache entries of one session from positions to earlier ones, in order."""

@@ -66,17 +66,20 @@ public:
     void forward(const PacelineStep& step) override {
         plan_feeds();
         begin(step);
+        capture(step, 0);
         for (int64_t index = 0; index < config_.layers; ++index) {
             const Layer<Weight>& layer = layers_[index];
             normalize(layer.input_norm.get());
             product(layer.qkv, normal_, PlainOutput{qkv_.get(), qkv_width_}, Into::STORE);
             place_heads(layer, index);
-            if (index + 1 == config_.layers && step.num_wanted == 0) break;  // keys and values were all that is asked
+            if (index + 1 == config_.layers && step.num_wanted == 0 && !captures(step, config_.layers))
+                break;  // keys and values were all that is asked
             attention(layer, index);
             product(layer.out, attended_, PlainOutput{state_.get(), hidden_width_}, Into::ADD);
             normalize(layer.post_norm.get());
             gate(layer.gate_up);
             product(layer.down, gated_, PlainOutput{state_.get(), hidden_width_}, Into::ADD);
+            capture(step, index + 1);
         }
         finish(step);
     }
@@ -222,6 +225,23 @@ private:
             for (int64_t index = 0; index < config_.hidden; ++index) to[index] = value_of(from[index * PANEL]);
         }
         std::fill(to + config_.hidden, to + hidden_width_, 0.0f);
+    }
+
+    static bool captures(const PacelineStep& step, int64_t layer) {
+        return std::find(step.feature_layers, step.feature_layers + step.num_features, layer) !=
+               step.feature_layers + step.num_features;
+    }
+
+    // Writes down the state of all rows behind this layer, if it is asked for.
+    void capture(const PacelineStep& step, int64_t layer) {
+        for (int64_t place = 0; place < step.num_features; ++place) {
+            if (step.feature_layers[place] != layer) continue;
+            share_rows([&](int64_t row) {
+                const float* from = state_.get() + row * hidden_width_;
+                bfloat16* to = step.features + (row * step.num_features + place) * config_.hidden;
+                for (int64_t index = 0; index < config_.hidden; ++index) to[index] = narrow(from[index]);
+            });
+        }
     }
 
     template <typename Work>

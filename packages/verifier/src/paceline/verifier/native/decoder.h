@@ -34,6 +34,9 @@ struct PacelineStep {
     float* logits;                 // [wanted][vocabulary], or null if only the best are asked for
     int64_t num_best;
     int32_t* best;                 // [wanted][num_best] tokens of the greatest logits, greatest first; ties by id
+    int64_t num_features;
+    const int32_t* feature_layers; // [features] layers behind which the state is captured; 0 is the embedding
+    uint16_t* features;            // [rows][features][hidden] bfloat16
 };
 }
 
