@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from tiny_models import CONTEXT, DEVICES, EOS, VOCAB, make_tokenizer, save_target
+from tiny_models import CONTEXT, DEVICES, EOS, VOCAB, make_model, make_tokenizer, save_target
 from transformers import AutoTokenizer
 
 from paceline.v1 import (
@@ -38,6 +39,7 @@ from paceline.verifier.engine import Engine
 from paceline.verifier.model import engines
 from paceline.verifier.model.batch import StepPlan, StepResult
 from paceline.verifier.model.blocks import BLOCK_TOKENS
+from paceline.verifier.model.features import bits_of
 from paceline.verifier.model.lean_runner import LeanRunner
 from paceline.verifier.model.lean_step import StepShape
 from paceline.verifier.planning import MAX_PREFILL_ROWS
@@ -86,6 +88,7 @@ class GatedModel:
         self._model = engine._model
         self.pool = self._model.pool
         self.max_session_rows = self._model.max_session_rows
+        self.feature_source = self._model.feature_source
         self.trim = self._model.trim
         self.gate = threading.Event()
         self.waiting = threading.Event()
@@ -653,6 +656,127 @@ async def test_a_drafter_that_joins_late_gets_the_context_so_far_and_its_best_to
     assert commit.top_k.successors[0] == context[commit.length - 1] == commit.tokens[0]
 
 
+def features_of(drafter: Drafter) -> dict[int, np.ndarray]:
+    """[layers, hidden] bits by position of the one session it was told of; no position twice, and none too late."""
+    rows: dict[int, np.ndarray] = {}
+    for commit in drafter.commits:
+        if commit.HasField("features"):
+            values = np.frombuffer(commit.features.values, dtype="<u2")
+            values = values.reshape(-1, len(drafter.welcome.feature_layers), drafter.welcome.hidden_size)
+            told = range(commit.features.first, commit.features.first + len(values))
+            assert len(told)
+            assert not rows.keys() & set(told)
+            assert told[-1] <= commit.length - 2
+            rows.update(zip(told, values, strict=True))
+    return rows
+
+
+async def test_drafters_get_the_hidden_states_they_asked_for_and_the_text_stays(folder):
+    prompt = tuple(random.Random(3).choices(range(5, VOCAB), k=300))
+    asked: dict[str, Any] = {"token_ids": types_pb2.TokenIds(ids=prompt), "max_tokens": 40}
+    async with running(folder, verifier_id="v") as client:
+        plain = await client.generate(**asked, tenant="other", speculation=OFF)
+        all_of_it = Drafter(silent, feature_layers=[0, 1, 2])
+        await all_of_it.connect(client)
+        assert list(all_of_it.welcome.feature_layers) == [0, 1, 2]
+        assert all_of_it.welcome.hidden_size == 48
+        assert (await client.generate(**asked)).ids == plain.ids
+        await eventually(lambda: all_of_it.num_closed == 1)
+        known = features_of(all_of_it)
+        assert set(known) == set(range(len(prompt) + max(known) - 299))  # from the first one on, two chunks as one
+        assert max(known) >= len(prompt) + 36  # the last commit may not be told before the end is
+        embedding = make_model("llama").get_input_embeddings().weight
+        for position, token in enumerate([*prompt, *plain.ids][: len(known)]):
+            assert np.array_equal(known[position][0], bits_of(embedding[token].detach())), position
+
+        again, few = (
+            Drafter(silent, drafter_id="d2", feature_layers=[0, 1, 2]),
+            Drafter(knows(plain.ids, prompt), drafter_id="d3", feature_layers=[2, 0], feature_window=5),
+        )
+        none = Drafter(silent, drafter_id="d4", feature_window=9)
+        for drafter in (again, few, none):
+            await drafter.connect(client)
+        drafted = await client.generate(**asked, no_store=True)
+        assert drafted.ids == plain.ids
+        assert drafted.finished.total.steps < 39
+        await eventually(lambda: all(drafter.num_closed == 1 for drafter in (again, few, none)))
+        assert min(features_of(again)) == 256  # what was before it was found in the cache
+        assert min(features_of(few)) == len(prompt) - 5
+        for position, row in features_of(again).items():
+            assert np.array_equal(row, known[position]), position
+        for position, row in features_of(few).items():
+            assert np.array_equal(row, known[position][[2, 0]]), position
+        assert len(features_of(few)) > 30
+        assert none.commits
+        assert not any(commit.HasField("features") for commit in none.commits)
+        assert not none.welcome.feature_layers
+        assert none.welcome.hidden_size == 0
+        for drafter in (all_of_it, again, few, none):
+            await drafter.leave()
+        await eventually(lambda: client.verifier.state.hub.feature_layers == ())
+
+
+async def test_who_joins_late_gets_hidden_states_from_then_on_and_a_message_is_never_too_long(folder):
+    prompt = tuple(random.Random(4).choices(range(5, VOCAB), k=300))
+    asked: dict[str, Any] = {"token_ids": types_pb2.TokenIds(ids=prompt), "max_tokens": 60}
+    async with running(folder, max_message_bytes=64 * 1024) as client:
+        first = Drafter(silent, drafter_id="d0", feature_layers=[1, 0, 0, 1])
+        await first.connect(client)
+        model = GatedModel(client.engine)
+        model.gate.set()
+        request = client.begin(**asked)
+        await request.until(lambda: len(request.answer.ids) >= 5)
+        model.gate.clear()
+        await eventually(model.waiting.is_set)
+        late = Drafter(silent, feature_layers=[2, 0])
+        await late.connect(client)
+        await eventually(lambda: len(late.opened) == 1)
+        length = len(late.opened[0].tokens)
+        assert length > len(prompt)
+        model.gate.set()
+        answer = await request.rest()
+        await eventually(lambda: first.num_closed == late.num_closed == 1)
+        known, told = features_of(first), features_of(late)
+        most = 32 * 1024 // (4 * 48 * 2)
+        assert min(known) == len(prompt) - most
+        assert max(commit.ByteSize() for commit in first.commits) <= 34 * 1024
+        assert min(told) == length  # the step that ran when it came captured no layer 2
+        assert len(told) > 40
+        for position, row in told.items():
+            assert np.array_equal(row[1], known[position][1])
+            assert np.array_equal(row[1], known[position][2])
+        assert (await client.generate(**asked, speculation=OFF)).ids == answer.ids
+        await first.leave()
+        await late.leave()
+
+
+@pytest.mark.parametrize("engine", ["native", "lean"])
+async def test_sessions_that_give_way_get_their_hidden_states_again(folder, engine, monkeypatch):
+    small = StepShape(rows=64, sessions=2, session_rows=64, wanted=64)
+    monkeypatch.setattr(engines, "LeanRunner", functools.partial(LeanRunner, shape=small, segment_tokens=BLOCK_TOKENS))
+    async with running(folder, engine=engine, kv_memory_mb=1) as client:
+        pool = client.engine._model.pool
+        assert pool.reserve(pool.open("", ()), (pool.num_available - 5) * BLOCK_TOKENS)
+        drafter = Drafter(silent, feature_layers=[0])
+        await drafter.connect(client)
+        prompts = [PROMPT, PROMPT[::-1], PROMPT * 3]
+        fields = [{"token_ids": types_pb2.TokenIds(ids=prompt), "max_tokens": 64} for prompt in prompts]
+        answers = await asyncio.gather(*(client.generate(**each) for each in fields))
+        assert client.engine.metrics.preemptions._value.get() > 0
+        await eventually(lambda: not drafter.sessions)
+        texts = {prompt: [*prompt, *answer.ids] for prompt, answer in zip(prompts, answers, strict=True)}
+        prompt_of = {opened.session_id: tuple(opened.tokens[: opened.prompt_tokens]) for opened in drafter.opened}
+        embedding = make_model("llama").get_input_embeddings().weight.detach()
+        num_told = 0
+        for commit in drafter.commits:
+            values = np.frombuffer(commit.features.values, dtype="<u2").reshape(-1, 48)
+            stretch = texts[prompt_of[commit.session_id]][commit.features.first :][: len(values)]
+            assert np.array_equal(values, bits_of(embedding[stretch]))
+            num_told += len(values)
+        assert num_told > sum(map(len, texts.values())) - 20
+        await drafter.leave()
+
+
 async def test_somebodys_own_drafter_hears_of_no_session_but_those_that_name_its_id(start):
     client = await start()
     plain = await client.generate(speculation=OFF)
@@ -799,6 +923,9 @@ async def test_hello_is_checked_and_the_same_id_again_replaces_the_old_stream(st
     for field_name, bad in (("drafter_id", ""), ("name", "n" * 201), ("strategies", []), ("strategies", [""])):
         error = await why_not(**{field_name: bad})
         assert (error.reason, error.field) == (Reason.OUT_OF_RANGE, f"hello.{field_name}")
+    for layers, limit in (([0] * 9, "at most 8"), ([1, 3], "at most 2, the number of the target's layers")):
+        error = await why_not(feature_layers=layers)
+        assert (error.reason, error.field, error.limit) == (Reason.OUT_OF_RANGE, "hello.feature_layers", limit)
     no_hello = Drafter(silent)
     no_hello.outgoing.put_nowait(drafting_pb2.DrafterMessage(goodbye=drafting_pb2.Goodbye()))
     assert (await refused(no_hello.connect(client)))[1].reason is Reason.MALFORMED

@@ -20,6 +20,7 @@ from paceline.verifier.link import DrafterLink
 from paceline.verifier.metrics import Metrics
 from paceline.verifier.model.batch import SessionPlan, SessionResult, StepPlan, StepResult
 from paceline.verifier.model.blocks import BLOCK_TOKENS, BlockPool
+from paceline.verifier.model.features import FeatureSource
 from paceline.verifier.model_thread import ModelThread
 from paceline.verifier.pacing import Pacing
 from paceline.verifier.planning import grant, prefill_rows
@@ -40,6 +41,7 @@ class Model(Protocol):
 
     pool: BlockPool
     max_session_rows: int
+    feature_source: FeatureSource | None
 
     def step(self, plan: StepPlan) -> StepResult: ...
 
@@ -127,6 +129,11 @@ class Engine:
         )
 
     @property
+    def feature_source(self) -> FeatureSource | None:
+        """What hidden states drafters can have; None if there are none."""
+        return self._model.feature_source
+
+    @property
     def num_running(self) -> int:
         return len(self._running)
 
@@ -207,7 +214,7 @@ class Engine:
             if not planned:
                 self._stream()
                 continue
-            plan = StepPlan(tuple(self._session_plan(part) for part in planned))
+            plan = StepPlan(tuple(self._session_plan(part) for part in planned), self._hub.feature_layers)
             try:
                 step = self._thread.call(self._model.step, plan)
                 loop.call_later(STREAM_DELAY_S, self._stream)
@@ -411,12 +418,14 @@ class Engine:
         return wanted
 
     def _session_plan(self, part: _Planned) -> SessionPlan:
-        wanted = [link.info.commit_top_k for link in self._hub.serving(part.session)]
+        infos = [link.info for link in self._hub.serving(part.session)]
+        wanted = [info.commit_top_k for info in infos]
+        window = max((info.features.window for info in infos), default=0)
         teaches = False
         if self._lessons is not None and self._lessons.active and not part.session.request.no_store:
             wanted.append(self._lessons.top_k)
             teaches = True
-        return part.session.plan(part.candidates, part.num_chain, max(wanted, default=0), teaches)
+        return part.session.plan(part.candidates, part.num_chain, max(wanted, default=0), teaches, window)
 
     # Committing
 
@@ -434,7 +443,10 @@ class Engine:
                 taken[-1] = session.commit(outcome, part.candidates)
                 after = (rows.chain[-1], *rows.tree_tokens)
                 for link in self._hub.serving(session):
-                    link.commit(session, taken[-1], after, outcome.top, step_s)
+                    link.commit(session, taken[-1], after, outcome.top, step_s, outcome.features)
+            elif outcome.features is not None:
+                for link in self._hub.serving(session):
+                    link.read(session, outcome.features)
             if not session.request.no_store:
                 self._model.pool.remember(session.slot, session.tokens)
         return taken

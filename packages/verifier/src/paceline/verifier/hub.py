@@ -17,6 +17,7 @@ class DrafterHub:
     def __init__(self) -> None:
         self.links: dict[str, DrafterLink] = {}
         self.standings = Standings()
+        self.feature_layers: tuple[int, ...] = ()  # that any of them wants, ascending
         self._held = False
 
     def hold(self, held: bool) -> None:
@@ -32,12 +33,19 @@ class DrafterHub:
         if old is not None:
             old.shut()
         self.links[link.info.drafter_id] = link
+        self._gather_layers()
         link.hold(self._held)
 
     def disconnect(self, link: DrafterLink) -> None:
         if self.links.get(link.info.drafter_id) is link:
             del self.links[link.info.drafter_id]
+            self._gather_layers()
         link.shut()
+
+    def _gather_layers(self) -> None:
+        """Of all that are connected, whatever they serve: what a step captures shall seldom change."""
+        layers = {layer for link in self.links.values() for layer in link.info.features.layers}
+        self.feature_layers = tuple(sorted(layers))
 
     def announced(self) -> list[str]:
         """Ids of those connected, as many as an announcement may name: first those that anybody may use, since routers

@@ -1,7 +1,7 @@
 """One connected drafter: what it must be told, what it may say. Sans-IO: messages in, messages out.
 
 Outgoing updates are coalesced per session, so a drafter that reads slowly costs at most one pending update per session,
-and gets the latest state when it reads again.
+and gets the latest state when it reads again. Of the target's hidden states, that is half of a gRPC message a session.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from paceline.verifier.allowance import Talk
 from paceline.verifier.answers import Answers
 from paceline.verifier.convert import opened_message, top_k_message
 from paceline.verifier.model.batch import TopRows
+from paceline.verifier.model.features import Features
 from paceline.verifier.quarantine import Standing
 from paceline.verifier.session import Session
+from paceline.verifier.stretch import NO_FEATURES, FeatureWish, Stretch
 from paceline.verifier.trie import Source
 from paceline.verifier.waiting import Pending
 from paceline.wire.errors import PacelineError, Reason
@@ -35,13 +37,14 @@ MAX_STEP_US = (1 << 32) - 1
 
 @dataclass(frozen=True, slots=True)
 class DrafterInfo:
-    """What a drafter said of itself; checked. `own`: it serves only requests that name its id."""
+    """What a drafter said of itself; checked. `own`: it serves only requests that name its id; `features`: it gets."""
 
     drafter_id: str
     name: str
     strategies: tuple[str, ...]
     commit_top_k: int
     own: bool = False
+    features: FeatureWish = NO_FEATURES
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,7 @@ class _Update:
     top_tokens: list[int] = field(default_factory=list)
     top_ids: list[list[int]] = field(default_factory=list)
     step_s: float = 0.0
+    committed: bool = False  # by a step; if it is opened by this update, its `tokens` are told with that
 
 
 class DrafterLink:
@@ -101,6 +105,7 @@ class DrafterLink:
         self._clock = clock
         self._sessions: dict[int, Session] = {}
         self._updates: OrderedDict[int, _Update] = OrderedDict()
+        self._features: dict[int, Stretch] = {}  # by session, until a commit is told
         self._closings: deque[int] = deque()
         self._ended: deque[int] = deque(maxlen=256)
         self._refusals: deque[drafting_pb2.Refusal] = deque(maxlen=64)
@@ -129,12 +134,15 @@ class DrafterLink:
         after: tuple[int, ...],
         top: TopRows | None,
         step_s: float = 0.0,
+        features: Features | None = None,
     ) -> None:
         """Tells what committed. `after` are the tokens that the rows of `top` follow; `step_s` is the time since the
-        step before."""
+        step before; `features` are of the rows that were kept."""
         if session.session_id not in self._sessions:
             return
+        self._gather(session, session.length - len(tokens), features)
         update = self._updates.setdefault(session.session_id, _Update())
+        update.committed = True
         if not update.opened:
             update.tokens.extend(tokens)
             update.step_s += step_s
@@ -145,9 +153,25 @@ class DrafterLink:
             update.top_ids.extend(row[: self.info.commit_top_k] for row in top.ids)
         self._wake.set()
 
+    def read(self, session: Session, features: Features) -> None:
+        """A part of the prompt was read; its features are told with the first commit."""
+        if session.session_id in self._sessions:
+            self._gather(session, session.length, features)
+
+    def _gather(self, session: Session, length: int, features: Features | None) -> None:
+        """length: of the session before the step."""
+        wish = self.info.features
+        if features is None or not set(wish.layers) <= set(features.layers):  # it connected while the step ran
+            return
+        if wish.layers:
+            stretch = self._features.setdefault(session.session_id, Stretch(wish.most))
+            # An answer may end before the last candidate that was accepted.
+            stretch.add(features.between(length - wish.window, session.length - 1))
+
     def close(self, session_id: int) -> None:
         if self._sessions.pop(session_id, None) is None:
             return
+        self._features.pop(session_id, None)
         self._ended.append(session_id)
         self.answers.forget(session_id)
         update = self._updates.pop(session_id, None)
@@ -290,7 +314,7 @@ class DrafterLink:
                 session, verification.memory_key(session), self._nodes(session), verification.least_value()
             )
             messages.append(drafting_pb2.VerifierMessage(opened=opened))
-        if update.tokens or update.top_tokens:
+        if update.tokens or update.top_tokens or (update.committed and self._features.get(session_id)):
             messages.append(drafting_pb2.VerifierMessage(commit=self._commit_message(session, update)))
         self.answers.told(session.session_id, session.length)
         return messages
@@ -309,4 +333,6 @@ class DrafterLink:
         )
         if update.top_tokens:
             commit.top_k.CopyFrom(top_k_message(self.info.commit_top_k, update.top_tokens, update.top_ids))
+        if stretch := self._features.pop(session.session_id, None):
+            commit.features.first, commit.features.values = stretch.take(self.info.features.layers)
         return commit

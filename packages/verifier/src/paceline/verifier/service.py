@@ -21,10 +21,12 @@ from paceline.verifier.engine import Engine
 from paceline.verifier.hub import DrafterHub
 from paceline.verifier.lessons import Lessons
 from paceline.verifier.link import MAX_TREE_DEPTH, MAX_TREE_NODES, DrafterInfo, DrafterLink, Verification
+from paceline.verifier.model.features import FeatureSource
 from paceline.verifier.model.target import Target
 from paceline.verifier.request import Request
 from paceline.verifier.session import FinishedEvent, Session
 from paceline.verifier.settings import VerifierSettings
+from paceline.verifier.stretch import granted
 from paceline.verifier.text import TextStream
 from paceline.verifier.version import VERSION
 from paceline.wire.errors import PacelineError, Reason, out_of_range
@@ -169,7 +171,7 @@ class VerifierService(verifier_pb2_grpc.VerifierServicer):
         # Read before anything is refused: a client that is still writing would not see why (wire/server.py).
         hello = await anext(aiter(request_iterator), None)
         loaded = self._state.ready()
-        info = _checked_hello(hello)
+        info = _checked_hello(hello, loaded.engine.feature_source, self._state.settings.max_message_bytes)
         standing = self._state.hub.standings.of(info.drafter_id)
         link = DrafterLink(info, standing, self._verification(loaded))
         yield self._welcome(info, loaded)
@@ -231,6 +233,7 @@ class VerifierService(verifier_pb2_grpc.VerifierServicer):
             link.shut()
 
     def _welcome(self, info: DrafterInfo, loaded: Loaded) -> drafting_pb2.VerifierMessage:
+        source = loaded.engine.feature_source
         return drafting_pb2.VerifierMessage(
             welcome=drafting_pb2.Welcome(
                 peer=make_peer("paceline-verifier", VERSION),
@@ -241,6 +244,8 @@ class VerifierService(verifier_pb2_grpc.VerifierServicer):
                 max_tree_nodes=MAX_TREE_NODES,
                 max_tree_depth=MAX_TREE_DEPTH,
                 commit_top_k=info.commit_top_k,
+                feature_layers=info.features.layers,
+                hidden_size=source.hidden_size if source is not None and info.features.layers else 0,
             )
         )
 
@@ -297,7 +302,7 @@ class VerifierService(verifier_pb2_grpc.VerifierServicer):
                 yield verifier_pb2.GetTokenizerResponse(chunk=file.content[start : start + CHUNK_BYTES])
 
 
-def _checked_hello(message: Any) -> DrafterInfo:
+def _checked_hello(message: Any, source: FeatureSource | None, max_message_bytes: int) -> DrafterInfo:
     """What a drafter says of itself. Raises MALFORMED, OUT_OF_RANGE or INCOMPATIBLE_VERSION."""
     if message is None or message.WhichOneof("message") != "hello":
         raise PacelineError(Reason.MALFORMED, "the first message on a Draft stream must be hello", field="hello")
@@ -311,10 +316,15 @@ def _checked_hello(message: Any) -> DrafterInfo:
         raise out_of_range("hello.strategies", f"{len(hello.strategies)} entries", f"1 to {MAX_STRATEGIES} entries")
     if any(not 0 < len(strategy) <= convert.MAX_NAME for strategy in hello.strategies):
         raise out_of_range("hello.strategies", "a name of wrong length", f"1 to {convert.MAX_NAME} characters each")
+    features = granted(hello.feature_layers, hello.feature_window, source, max_message_bytes)
+    if hello.feature_layers and not features.layers:
+        why = "the engine has none" if source is None else "one position takes more than half of --max-message-bytes"
+        log.warning("drafter gets no features", drafter=hello.drafter_id, why=why)
     return DrafterInfo(
         drafter_id=hello.drafter_id,
         name=hello.name,
         strategies=tuple(hello.strategies),
         commit_top_k=min(hello.commit_top_k, MAX_COMMIT_TOP_K),
         own=hello.own,
+        features=features,
     )

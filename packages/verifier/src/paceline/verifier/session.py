@@ -165,11 +165,22 @@ class Session:
         index = length - len(self.request.prompt)
         return self._digests[index] if 0 <= index < len(self._digests) else None
 
-    def plan(self, candidates: Sequence[Candidate], max_chain: int, top_k: int, log_probs: bool) -> SessionPlan:
-        """This session's rows for a step: at most `max_chain` of the tokens that the cache lacks, then candidates."""
+    def plan(
+        self,
+        candidates: Sequence[Candidate],
+        max_chain: int,
+        top_k: int,
+        log_probs: bool,
+        feature_window: int = 0,
+    ) -> SessionPlan:
+        """This session's rows for a step: at most `max_chain` of the tokens that the cache lacks, then candidates.
+
+        Features are wanted if the rows reach into the last `feature_window` of the tokens.
+        """
         assert self.slot is not None
         chain = tuple(self.tokens[self.slot.length : self.slot.length + max_chain])
-        completes = self.slot.length + len(chain) == len(self.tokens)
+        end = self.slot.length + len(chain)
+        completes = end == len(self.tokens)
         kept = candidates if completes else ()
         return SessionPlan(
             slot=self.slot.snapshot(),
@@ -180,6 +191,7 @@ class Session:
             sampler=self.sampler,
             top_k=top_k if completes else 0,
             want_log_probs=log_probs,
+            want_features=len(self.tokens) - end < feature_window,
         )
 
     def commit(self, result: SessionResult, candidates: Sequence[Candidate]) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""The native decoder as a Python object: lists in, logits and hidden states out. Calls release the interpreter's lock."""
+"""The native decoder as a Python object: lists in, logits and states out. Calls release the interpreter's lock."""
 
 from __future__ import annotations
 
