@@ -6,9 +6,8 @@ decoding it, so it comes after answering instead of slowing it down.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy.typing as npt
 import structlog
 import torch
 
+from paceline.trainer.data.batching import batches, chunks
 from paceline.trainer.data.progress import WorkBar
 from paceline.trainer.data.rows import ANSWERS, READINGS, Answer, Origin, Reading
 from paceline.trainer.data.shards import Shards, ShardWriter
@@ -77,7 +77,7 @@ def read_all(target: Target, answers: Path, out: Path, wanted: Wanted) -> Shards
     with ShardWriter(out, READINGS, reading_origin(source.origin, target, wanted)) as writer:
         todo = (answer for answer in source if answer.id not in writer.done)
         with WorkBar("reading", len(source), len(writer.done)) as bar:
-            for some in _chunks(todo, wanted.rows_per_shard):
+            for some in chunks(todo, wanted.rows_per_shard):
                 path = writer.write(read(target, some, wanted, bar.advance))
                 log.info("read", shard=path.name, answers=len(some), tokens_per_s=round(bar.tokens_per_s))
     return Shards(out, READINGS)
@@ -103,17 +103,6 @@ def read(
         found.update(zip(indices, _read_batch(target, some, wanted), strict=True))
         advance(len(some), sum(map(len, some)))
     return [found[index] for index in range(len(answers))]
-
-
-def batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Indices in groups of like length, such that a group's size times its longest is at most max_tokens, or alone."""
-    groups: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
-        if groups and (len(groups[-1]) + 1) * lengths[groups[-1][0]] <= max_tokens:
-            groups[-1].append(index)
-        else:
-            groups.append([index])
-    return groups
 
 
 @torch.inference_mode()
@@ -158,9 +147,3 @@ def _check_same_target(folder: Path, origin: Origin, target: Target) -> None:
                 f"{folder}: answers have {name} {origin.get(name)!s:.20}, {target.name} has {own!s:.20}; "
                 "read them with the target that gave them"
             )
-
-
-def _chunks(items: Iterable[Answer], size: int) -> Iterator[list[Answer]]:
-    iterator = iter(items)
-    while chunk := list(islice(iterator, size)):
-        yield chunk

@@ -46,6 +46,11 @@ class Target:
     context_length: int
 
     @property
+    def model_name(self) -> str:
+        """What a verifier calls it, unless it was given another name."""
+        return self.name.removeprefix(PACKAGE_PREFIX).rstrip("/").rpartition("/")[2]
+
+    @property
     def num_layers(self) -> int:
         return int(self.model.config.get_text_config().num_hidden_layers)
 
