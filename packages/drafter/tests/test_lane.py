@@ -50,7 +50,7 @@ class Studio:
 
     def __init__(self) -> None:
         self.model = GatedModel()
-        growth = session_on(self.model, [1])._growth
+        growth = session_on(self.model, [1])._growing.growth
         worker = ModelWorker(self.model, growth, Calibration(), 10_000, False, time.perf_counter)
         self.lane = ModelLane("causal_lm", worker, self._session)
         self.drafts: asyncio.Queue[ModelDraft] = asyncio.Queue()

@@ -41,7 +41,7 @@ class Office:
         self.model = TimedModel()
         session = session_on(self.model, [1])
         self.worker = ModelWorker(
-            self.model, session._growth, Calibration(), max_rows, ahead, clock=lambda: self.model.now
+            self.model, session._growing.growth, Calibration(), max_rows, ahead, clock=lambda: self.model.now
         )
         self.drafts: list[ModelDraft] = []
 

@@ -48,6 +48,13 @@ class Terms:
     max_tree_depth: int
     commit_top_k: int
     protocol_minor: int = 0
+    feature_layers: tuple[int, ...] = ()
+    hidden_size: int = 0
+
+    @property
+    def feature_width(self) -> int:
+        """Numbers that will be told of a position."""
+        return len(self.feature_layers) * self.hidden_size
 
 
 @dataclass(frozen=True, slots=True)
