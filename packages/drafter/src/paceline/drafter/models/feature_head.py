@@ -81,13 +81,11 @@ class FeatureHead(OnnxLM):
     def _check(self, batch: Sequence[Rows]) -> None:
         super()._check(batch)
         for rows in batch:
-            count = len(rows.tokens)
-            if rows.features is not None and rows.features.shape == (count, self.needs.width):
-                continue
-            if rows.above is None or rows.features is not None or rows.above.shape != (count,):
+            count, told = len(rows.tokens), [part.shape for part in (rows.features, rows.above) if part is not None]
+            if told != [(count, self.needs.width) if rows.above is None else (count,)]:
                 message = f"each of {count} rows must come with {self.needs.width} features, or with a row above it"
                 raise PacelineError(Reason.MALFORMED, message, field="features")
-            if rows.above.min() < 0 or rows.above.max() >= len(rows.cache):
+            if rows.above is not None and not 0 <= rows.above.min() <= rows.above.max() < len(rows.cache):
                 raise out_of_range("above", "a row that isn't there", f"below the {len(rows.cache)} that are cached")
 
     def _feed(self, batch: Sequence[Rows], caches: Sequence[OnnxCache]) -> Feed:
