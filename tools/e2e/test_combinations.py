@@ -22,10 +22,10 @@ from stack import Stack
 from tiny_target import make_tiny_target
 
 from paceline.drafter.drafting import Drafting, Workload, draft_model
+from paceline.drafter.growing import Growth
 from paceline.drafter.identity import Identity
 from paceline.drafter.link import Link
 from paceline.drafter.memory import Memory
-from paceline.drafter.model_session import Growth
 from paceline.drafter.models.base import LoadedModel
 from paceline.drafter.models.export import ExportSettings, export
 from paceline.drafter.models.onnx_lm import load_onnx

@@ -78,6 +78,7 @@ class FakeVerifier(verifier_pb2_grpc.VerifierServicer):
     refusals: list[PacelineError] = field(default_factory=list)
     welcome: bool = True
     num_attempts: int = 0
+    hidden_size: int = 0  # of the features that it sends, if above 0
     address: str = "127.0.0.1:0"
 
     def __post_init__(self) -> None:
@@ -100,6 +101,8 @@ class FakeVerifier(verifier_pb2_grpc.VerifierServicer):
                 max_tree_nodes=64,
                 max_tree_depth=8,
                 commit_top_k=stream.hello.commit_top_k,
+                feature_layers=stream.hello.feature_layers if self.hidden_size else (),
+                hidden_size=self.hidden_size,
             )
         )
         self.streams.put_nowait(stream)

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from paceline.drafter.growing import Growth
 from paceline.drafter.live_tree import ROOT, LiveTree
-from paceline.drafter.model_session import Growth, ModelSession
+from paceline.drafter.model_session import ModelSession
 from paceline.drafter.models.base import Logits, Rows
 from paceline.drafter.reading import Reader
 from paceline.drafter.stopping.base import Times

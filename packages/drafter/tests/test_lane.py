@@ -50,7 +50,7 @@ class Studio:
 
     def __init__(self) -> None:
         self.model = GatedModel()
-        growth = session_on(self.model, [1])._growth
+        growth = session_on(self.model, [1])._growing.growth
         worker = ModelWorker(self.model, growth, Calibration(), 10_000, False, time.perf_counter)
         self.lane = ModelLane("causal_lm", worker, self._session)
         self.drafts: asyncio.Queue[ModelDraft] = asyncio.Queue()
@@ -188,6 +188,21 @@ async def test_a_model_alone_says_nothing_before_it_has_thought(studio: Studio):
     assert sessions.next_draft() is None
     studio.model.gate.set()
     assert (await next_draft(sessions)).final
+
+
+@pytest.mark.parametrize("strategies", [[], ["suffix"]])
+async def test_a_model_that_is_faster_than_the_loop_has_the_last_word(studio: Studio, strategies: list[str]):
+    sessions = sessions_with(studio, strategies)
+    text = [1, 2, 3, 1, 2]
+    sessions.opened(opening(1, text))
+    async with asyncio.timeout(WAIT_S):
+        while not sessions._ready:
+            await asyncio.sleep(0.001)
+    drafts = []
+    while (draft := sessions.next_draft()) is not None:
+        drafts.append(draft)
+    assert [draft.final for draft in drafts] == [False] * len(strategies) + [True]
+    assert list(drafts[-1].tree.tokens) == studio.model.greedy(text, 6)
 
 
 async def test_a_draft_that_comes_late_is_sent_for_the_text_that_it_continues(studio: Studio):

@@ -73,7 +73,7 @@ def test_what_was_thought_ahead_is_there_when_the_commit_comes():
     model, text = FakeModel(), [5, 6, 7]
     session = session_on(model, text)
     run(model, session)
-    drafted = set(session._growth.policy.select(session.tree, BUDGET))
+    drafted = set(session._growing.growth.policy.select(session.tree, BUDGET))
     run(model, session, ahead=True)
     tree = session.tree
     others = [node for node in range(1, len(tree.nodes)) if tree.nodes[node].successors and node not in drafted]
@@ -136,7 +136,7 @@ def test_the_rule_hears_what_came_true():
     drafted = session.candidates(BUDGET).tokens
     wrong = (drafted[2] + 1) % VOCAB
     session.observe([*drafted[:2], wrong])
-    rule = session._growth.rule
+    rule = session._growing.growth.rule
     assert isinstance(rule, Never)
     assert rule.heard == [(drafted[0], True), (drafted[1], True), (drafted[2], False)]
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from fake_head import FakeHead, features_of, greedy
+from fake_head import session_on as head_session_on
 from fake_model import FakeModel, Plain, session_on
 
 from paceline.drafter.calibration import Calibration
@@ -41,7 +43,7 @@ class Office:
         self.model = TimedModel()
         session = session_on(self.model, [1])
         self.worker = ModelWorker(
-            self.model, session._growth, Calibration(), max_rows, ahead, clock=lambda: self.model.now
+            self.model, session._growing.growth, Calibration(), max_rows, ahead, clock=lambda: self.model.now
         )
         self.drafts: list[ModelDraft] = []
 
@@ -196,6 +198,24 @@ def test_confidences_follow_what_came_true():
         office.commit(1, [wrong])
     (last,) = office.work()
     assert np.mean(last.candidates.confidence[:1]) < 0.5 * np.mean(first.candidates.confidence[:1])
+
+
+@pytest.mark.parametrize(("round_trip_s", "ahead"), [(0.0, False), (0.08, True)])
+def test_a_head_thinks_ahead_only_for_a_verifier_far_away(round_trip_s: float, ahead: bool):
+    """Next door, the commit would bring better states and drop what was thought without them."""
+    head, text, now = FakeHead(), [3, 5, 59, 10], 0.0
+    session = head_session_on(head, text)
+    worker = ModelWorker(head, session._growing.growth, Calibration(), 10_000, True, clock=lambda: now)
+    pace = Pace()
+    pace.step_s, pace.round_trip_s = 0.1, round_trip_s
+    worker.opened((0, 1), session, BUDGET, pace)
+    text += greedy(text, 1)
+    worker.committed((0, 1), Commit(1, (text[-1],), len(text), 0, features=features_of(text, 0)))
+    drafts: list[ModelDraft] = []
+    while worker.has_work and len(drafts) < 4:
+        drafts += worker.work()
+    assert any(draft.ahead for draft in drafts) is ahead
+    assert drafts[0].candidates.tokens == greedy(text, 6)
 
 
 def test_a_session_without_text_says_at_once_that_it_has_nothing():

@@ -19,10 +19,12 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 from tiny_lms import CONFIGS, LENGTH, VOCAB, close, filled, fresh, random_tokens, random_tree, save_model, tree_rows
 
-from paceline.drafter.models import onnx_lm
+from paceline.drafter.models import onnx_lm, onnx_session
 from paceline.drafter.models.base import LanguageModel
 from paceline.drafter.models.export import ExportSettings, export
-from paceline.drafter.models.onnx_lm import OnnxLM, load_onnx, open_session
+from paceline.drafter.models.onnx_cache import OnnxCache, feed_of
+from paceline.drafter.models.onnx_lm import OnnxLM, load_onnx
+from paceline.drafter.models.onnx_session import open_session
 from paceline.drafter.models.torch_lm import load_torch
 from paceline.wire.errors import PacelineError, Reason
 from paceline.wire.model_card import card_json
@@ -119,9 +121,9 @@ def _weights(folder: Path) -> list[_Weight]:
 
 def test_a_lone_session_is_not_copied(model: OnnxLM) -> None:
     cache = filled(model, laws.CONTEXT)
-    assert isinstance(cache, onnx_lm.OnnxCache)
+    assert isinstance(cache, OnnxCache)
     rows = [tree_rows(cache, random_tree(3, 0))]
-    feed = onnx_lm._feed(rows, [cache], 2)
+    feed = feed_of(rows, [cache], 2)
     for name in onnx_lm.input_names(2)[4:]:
         assert feed[name].flags.c_contiguous
         assert feed[name].base is not None
@@ -148,7 +150,7 @@ print([name for name in ("torch", "transformers", "onnx", "tokenizers") if name 
 def test_without_a_gpu_the_cpu_is_taken(
     folders: dict[str, Path], provider: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_lm.onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr(onnx_session.onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with capture_logs() as logs:
         load_onnx(folders["int8"], provider=provider)
     assert [line["install"] for line in logs] == (["onnxruntime-gpu"] if provider == "cuda" else [])
@@ -159,15 +161,15 @@ def test_a_gpu_that_can_not_be_used_is_said(
     folders: dict[str, Path], fails: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """ONNX Runtime either raises, or takes the CPU and says nothing."""
-    session = onnx_lm.onnxruntime.InferenceSession
+    session = onnx_session.onnxruntime.InferenceSession
 
     def on_the_cpu(graph: bytes, options: Any, providers: list[str], **more: Any) -> Any:
         if fails and len(providers) > 1:
             raise RuntimeError("no driver")
         return session(graph, options, providers=["CPUExecutionProvider"], **more)
 
-    monkeypatch.setattr(onnx_lm.onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    monkeypatch.setattr(onnx_lm.onnxruntime, "InferenceSession", on_the_cpu)
+    monkeypatch.setattr(onnx_session.onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnx_session.onnxruntime, "InferenceSession", on_the_cpu)
     with capture_logs() as logs:
         load_onnx(folders["int8"])
     assert len(logs) == 1

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from paceline.drafter.features import Features, is_finite
 from paceline.drafter.opening import Opening
 from paceline.drafter.session import MAX_CONTEXT_TOKENS, Draft, Terms
 from paceline.drafter.strategies.base import Commit, Sampling, TopK
@@ -20,11 +21,18 @@ PACKAGE = "paceline-drafter"
 MAX_VOCAB_SIZE = 1 << 21
 MAX_TOP_K_ROWS = 1 << 14
 MAX_QUARANTINE_S = 3600.0
+MAX_HIDDEN_SIZE = 1 << 15
 OWN_SINCE_MINOR = 1  # protocol 1.1 has Hello.own
 
 
 def hello(
-    drafter_id: str, name: str, strategies: Sequence[str], commit_top_k: int, own: bool = False
+    drafter_id: str,
+    name: str,
+    strategies: Sequence[str],
+    commit_top_k: int,
+    own: bool = False,
+    feature_layers: Sequence[int] = (),
+    feature_window: int = 0,
 ) -> drafting_pb2.DrafterMessage:
     """own: only sessions whose request names the drafter's id are announced to it."""
     return drafting_pb2.DrafterMessage(
@@ -35,6 +43,8 @@ def hello(
             strategies=strategies,
             commit_top_k=commit_top_k,
             own=own,
+            feature_layers=feature_layers,
+            feature_window=feature_window,
         )
     )
 
@@ -70,7 +80,9 @@ def member(drafter_id: str, name: str, strategies: Sequence[str], own: bool = Fa
     )
 
 
-def read_terms(message: drafting_pb2.VerifierMessage, asked_top_k: int, own: bool = False) -> Terms:
+def read_terms(
+    message: drafting_pb2.VerifierMessage, asked_top_k: int, own: bool = False, asked_layers: Sequence[int] = ()
+) -> Terms:
     """The terms in a Welcome. Raises MALFORMED, OUT_OF_RANGE or INCOMPATIBLE_VERSION.
 
     own: what Hello said. A verifier that is too old to know what that means would announce everybody's sessions.
@@ -94,6 +106,11 @@ def read_terms(message: drafting_pb2.VerifierMessage, asked_top_k: int, own: boo
         raise out_of_range("welcome.vocab_size", welcome.vocab_size, f"in 1 … {MAX_VOCAB_SIZE}")
     if welcome.commit_top_k > asked_top_k:
         raise out_of_range("welcome.commit_top_k", welcome.commit_top_k, f"at most the {asked_top_k} asked for")
+    layers = tuple(welcome.feature_layers)
+    if layers and layers != tuple(asked_layers):
+        raise out_of_range("welcome.feature_layers", str(layers[:9]), f"the layers asked for, {tuple(asked_layers)}")
+    if layers and not 1 <= welcome.hidden_size <= MAX_HIDDEN_SIZE:
+        raise out_of_range("welcome.hidden_size", welcome.hidden_size, f"in 1 … {MAX_HIDDEN_SIZE}")
     return Terms(
         verifier_id=welcome.verifier_id,
         model=welcome.model,
@@ -103,6 +120,8 @@ def read_terms(message: drafting_pb2.VerifierMessage, asked_top_k: int, own: boo
         max_tree_depth=welcome.max_tree_depth,
         commit_top_k=welcome.commit_top_k,
         protocol_minor=welcome.peer.protocol_minor,
+        feature_layers=layers,
+        hidden_size=welcome.hidden_size if layers else 0,
     )
 
 
@@ -129,8 +148,8 @@ def read_opening(message: drafting_pb2.SessionOpened, terms: Terms) -> Opening:
     )
 
 
-def read_commit(message: drafting_pb2.Commit, terms: Terms) -> Commit:
-    """Raises PROMPT_TOO_LONG, MALFORMED, OUT_OF_RANGE or TOKEN_OUT_OF_VOCABULARY."""
+def read_commit(message: drafting_pb2.Commit, terms: Terms, features: Features | None = None) -> Commit:
+    """Raises PROMPT_TOO_LONG, MALFORMED, OUT_OF_RANGE or TOKEN_OUT_OF_VOCABULARY. features: see `read_features`."""
     return Commit(
         session_id=message.session_id,
         tokens=_tokens("commit.tokens", message.tokens, terms),
@@ -138,7 +157,33 @@ def read_commit(message: drafting_pb2.Commit, terms: Terms) -> Commit:
         digest=message.digest,
         top_k=_top_k(message.top_k, terms),
         step_s=message.step_us * 1e-6,
+        features=features,
     )
+
+
+def read_features(message: drafting_pb2.Commit, terms: Terms) -> Features | None:
+    """The target's states in a commit; None if there are none, or none were asked for.
+
+    Raises:
+        PacelineError: MALFORMED or OUT_OF_RANGE. The commit is good all the same, only heads can't follow it.
+    """
+    first, values = message.features.first, message.features.values
+    if not values or not terms.feature_width:
+        return None
+    num_positions, rest = divmod(len(values), 2 * terms.feature_width)
+    if rest:
+        raise PacelineError(
+            Reason.MALFORMED,
+            f"commit.features.values has {len(values)} bytes; it must have {2 * terms.feature_width} for each position",
+            field="commit.features.values",
+        )
+    if first + num_positions >= message.length:
+        limit = f"less than the commit's length {message.length}: the target hasn't read its last token"
+        raise out_of_range("commit.features.first + positions", first + num_positions, limit)
+    states = np.frombuffer(values, "<u2").reshape(num_positions, terms.feature_width)
+    if not is_finite(states):
+        raise out_of_range("commit.features.values", "infinite or no number at some place", "finite everywhere")
+    return Features(first, states.astype(np.uint16, copy=False))
 
 
 def read_quarantine_s(message: drafting_pb2.Refusal) -> float:

@@ -11,10 +11,13 @@ from functools import partial
 import structlog
 
 from paceline.drafter.calibration import Calibration
+from paceline.drafter.feature_session import FeatureSession
+from paceline.drafter.features import FeatureNeeds
+from paceline.drafter.growing import Growth
 from paceline.drafter.lane import ModelLane
 from paceline.drafter.memory import Memory
-from paceline.drafter.model_session import Growth, ModelSession
-from paceline.drafter.model_worker import ModelWorker
+from paceline.drafter.model_session import ModelSession
+from paceline.drafter.model_worker import ModelWorker, Session
 from paceline.drafter.models.base import LoadedModel
 from paceline.drafter.opening import Opening
 from paceline.drafter.pace import Pace
@@ -24,6 +27,7 @@ from paceline.drafter.strategies.base import Context, Proposer, Sampling, ScopeB
 from paceline.drafter.strategies.suffix import Suffix
 from paceline.drafter.vocabulary.base import BridgeKind
 from paceline.drafter.vocabulary.choice import choose
+from paceline.drafter.vocabulary.cut import Cut, CutVocabulary
 from paceline.drafter.vocabulary.store import BridgeStore
 from paceline.wire.errors import PacelineError
 from paceline.wire.vocabulary.base import Vocabulary
@@ -38,26 +42,45 @@ class DraftModel:
     """A model at work.
 
     Attributes:
-        vocabulary: its own.
+        vocabulary: its own, or what it is of the target's.
         lane: its thread.
-        bridge: name of the way to other vocabularies, or "auto".
+        bridge: name of the way to other vocabularies, or "auto"; a cut vocabulary has a way of its own.
         store: keeps what bridges learn; None: nothing is kept.
+        needs: of the target's states; None: nothing.
     """
 
-    vocabulary: Vocabulary
+    vocabulary: Vocabulary | CutVocabulary
     lane: ModelLane
     bridge: str
     store: BridgeStore | None = None
+    needs: FeatureNeeds | None = None
     _kinds: dict[str, BridgeKind] = field(default_factory=dict)  # by the target's tokenizer
 
-    def kind(self, tokenizer_hash: str, target: Vocabulary) -> BridgeKind:
-        """The way to that target's vocabulary, shared by all streams to it. Raises VOCABULARY_MISMATCH."""
-        if tokenizer_hash not in self._kinds:
-            kind = choose(target, self.vocabulary, self.bridge)
-            if self.store is not None:
-                self.store.restore(kind)
-            self._kinds[tokenizer_hash] = kind
-        return self._kinds[tokenizer_hash]
+    @property
+    def has_tokenizer(self) -> bool:
+        """Its own, which is to be compared with the target's."""
+        return not isinstance(self.vocabulary, CutVocabulary)
+
+    def kind(self, terms: Terms, target: Vocabulary | None) -> BridgeKind:
+        """The way to that target's vocabulary, shared by all streams to it.
+
+        Raises:
+            PacelineError: VOCABULARY_MISMATCH, or UNUSABLE_REVISION if the verifier won't tell what a head needs.
+        """
+        if self.needs is not None:
+            self.needs.check(terms.feature_layers, terms.hidden_size)
+        if terms.tokenizer_hash not in self._kinds:
+            self._kinds[terms.tokenizer_hash] = self._new_kind(terms, target)
+        return self._kinds[terms.tokenizer_hash]
+
+    def _new_kind(self, terms: Terms, target: Vocabulary | None) -> BridgeKind:
+        if isinstance(self.vocabulary, CutVocabulary):
+            return Cut(self.vocabulary, terms.tokenizer_hash, terms.vocab_size)
+        assert target is not None, "fetched for models with tokenizers"
+        kind = choose(target, self.vocabulary, self.bridge)
+        if self.store is not None:
+            self.store.restore(kind)
+        return kind
 
     def save(self) -> None:
         """What bridges have learned; on the lane's thread, or when that has ended."""
@@ -80,15 +103,17 @@ class Workload:
 
 def draft_model(strategy: str, loaded: LoadedModel, growth: Growth, workload: Workload) -> DraftModel:
     """Puts a loaded model to work; `lane.start()` is the caller's."""
-    vocabulary = read_vocabulary(loaded.tokenizer_json)
-    model = loaded.model
+    vocabulary = loaded.cut or read_vocabulary(loaded.tokenizer_json)
+    model, needs = loaded.model, loaded.needs
     worker = ModelWorker(model, growth, Calibration(), workload.max_rows, workload.draft_ahead, time.perf_counter)
+    max_length = min(model.max_length, workload.max_rows)
 
     def new_guesser(context: list[int]) -> Proposer:
-        return Suffix(ScopeBounds(vocabulary.size, max_tokens=0)).begin(Context(context, 0, Sampling()))
+        bounds = ScopeBounds(vocabulary.size + 1, max_tokens=0)  # a cut vocabulary has one id more for what was cut
+        return Suffix(bounds).begin(Context(context, 0, Sampling()))
 
-    def new_session(kind: BridgeKind, opening: Opening) -> ModelSession:
-        bridge = kind.begin(opening.tokens)
+    def new_session(kind: BridgeKind, opening: Opening) -> Session:
+        bridge, length = kind.begin(opening.tokens), len(opening.tokens)
         reader = Reader(
             sampling=opening.sampling,
             size=min(vocabulary.size, model.vocab_size),
@@ -97,17 +122,12 @@ def draft_model(strategy: str, loaded: LoadedModel, growth: Growth, workload: Wo
             allowed=bridge.allowed,
             noise_ids=bridge.noise_ids,
         )
-        return ModelSession(
-            bridge,
-            reader,
-            model.new_cache(),
-            growth,
-            length=len(opening.tokens),
-            max_length=min(model.max_length, workload.max_rows),
-            new_guesser=new_guesser if workload.guesses else None,
-        )
+        if needs is not None:
+            return FeatureSession(bridge, reader, model.new_cache(), growth, length, max_length, needs)
+        guesser = new_guesser if workload.guesses else None
+        return ModelSession(bridge, reader, model.new_cache(), growth, length, max_length, guesser)
 
-    return DraftModel(vocabulary, ModelLane(strategy, worker, new_session), workload.bridge, workload.store)
+    return DraftModel(vocabulary, ModelLane(strategy, worker, new_session), workload.bridge, workload.store, needs)
 
 
 class Drafting:
@@ -129,17 +149,19 @@ class Drafting:
         self._targets: dict[str, Vocabulary] = {}
 
     async def sessions(self, terms: Terms, fetch_tokenizer: FetchTokenizer) -> Sessions:
-        """For a stream that was welcomed. Raises VOCABULARY_MISMATCH if nothing here can draft for its target."""
+        """For a stream that was welcomed. Raises VOCABULARY_MISMATCH or UNUSABLE_REVISION if nothing here can draft for
+        its target."""
         pace = Pace(self._ahead)
         sessions = Sessions(terms, self._memory, self._calibrations, self._max_nodes, time.perf_counter, pace)
         if not self._models:
             return sessions
-        target = await self._target(terms, fetch_tokenizer)
+        compares = any(model.has_tokenizer for model in self._models)
+        target = await self._target(terms, fetch_tokenizer) if compares else None
         lanes: dict[int, Lane] = {}
         refusals: list[PacelineError] = []
         for index, model in enumerate(self._models):
             try:
-                kind = await asyncio.to_thread(model.kind, terms.tokenizer_hash, target)
+                kind = await asyncio.to_thread(model.kind, terms, target)
             except PacelineError as error:
                 log.error("model can't draft for this target", strategy=model.lane.strategy, why=error.message)
                 refusals.append(error)

@@ -15,6 +15,8 @@ class Identity:
         strategies: that its trees refer to by index.
         commit_top_k: how many of the target's best tokens it wants with each commit.
         own: it drafts only for requests that name its id.
+        feature_layers: of the target, whose states it wants with each commit; none if it has no head.
+        feature_window: of how many of a prompt's last positions; 0 is of as many as a verifier gives.
     """
 
     drafter_id: str
@@ -22,3 +24,5 @@ class Identity:
     strategies: tuple[str, ...]
     commit_top_k: int
     own: bool = False
+    feature_layers: tuple[int, ...] = ()
+    feature_window: int = 0

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from paceline.drafter.model_session import ModelSession
-from paceline.drafter.model_worker import Key, ModelDraft, ModelWorker
+from paceline.drafter.model_worker import Key, ModelDraft, ModelWorker, Session
 from paceline.drafter.opening import Opening
 from paceline.drafter.pace import Pace
 from paceline.drafter.strategies.base import Budget, Candidates, Commit
@@ -21,7 +20,7 @@ from paceline.wire.errors import PacelineError
 
 log = structlog.get_logger()
 
-NewSession = Callable[[BridgeKind, Opening], ModelSession]
+NewSession = Callable[[BridgeKind, Opening], Session]
 Deliver = Callable[[ModelDraft], None]
 IDLE_S = 0.5  # how long to wait for an event when there is nothing to think about
 

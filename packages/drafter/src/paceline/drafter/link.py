@@ -13,6 +13,7 @@ import structlog
 
 from paceline.drafter import convert
 from paceline.drafter.drafting import FetchTokenizer
+from paceline.drafter.features import Features
 from paceline.drafter.identity import Identity
 from paceline.drafter.session import Sessions, Terms
 from paceline.v1 import drafting_pb2, verifier_pb2_grpc
@@ -33,7 +34,12 @@ GOODBYE_S = 1.0  # to wait for the verifier to close its side
 FIRST_PAUSE_S = 0.1
 MAX_PAUSE_S = 5.0
 INCOMPATIBLE_PAUSE_S = 60.0  # until somebody has installed another version or changed a token
-_INCOMPATIBLE = (Reason.INCOMPATIBLE_VERSION, Reason.UNAUTHENTICATED, Reason.VOCABULARY_MISMATCH)
+_INCOMPATIBLE = (
+    Reason.INCOMPATIBLE_VERSION,
+    Reason.UNAUTHENTICATED,
+    Reason.VOCABULARY_MISMATCH,
+    Reason.UNUSABLE_REVISION,
+)
 PING_S = 1.0
 PINGS_SINCE_MINOR = 1  # protocol 1.1 has Ping
 
@@ -117,13 +123,20 @@ class Link:
 
     async def _handshake(self, call: Any) -> Terms:
         identity = self._identity
-        await call.write(
-            convert.hello(identity.drafter_id, identity.name, identity.strategies, identity.commit_top_k, identity.own)
+        hello = convert.hello(
+            identity.drafter_id,
+            identity.name,
+            identity.strategies,
+            identity.commit_top_k,
+            identity.own,
+            identity.feature_layers,
+            identity.feature_window,
         )
+        await call.write(hello)
         message = await call.read()
         if message is EOF:
             raise PacelineError(Reason.VERIFIER_LOST, "the verifier closed the stream without a welcome")
-        return convert.read_terms(message, identity.commit_top_k, identity.own)
+        return convert.read_terms(message, identity.commit_top_k, identity.own, identity.feature_layers)
 
     async def _prepare(self, stub: Any, terms: Terms) -> Sessions:
         """The sessions of a stream that was welcomed. The verifier's messages wait meanwhile."""
@@ -267,7 +280,8 @@ class _Stream:
                 sessions.opened(convert.read_opening(message.opened, terms))
             case "commit":
                 try:
-                    sessions.committed(convert.read_commit(message.commit, terms))
+                    features = self._features(message.commit)
+                    sessions.committed(convert.read_commit(message.commit, terms, features))
                 except PacelineError:
                     sessions.drop(message.commit.session_id)
                     raise
@@ -281,6 +295,15 @@ class _Stream:
                 raise PacelineError(
                     Reason.MALFORMED, f"{kind} is not a message for a welcomed drafter", field="message"
                 )
+
+    def _features(self, commit: drafting_pb2.Commit) -> Features | None:
+        """None if they can't be used: heads begin the session anew with the next ones."""
+        try:
+            return convert.read_features(commit, self._terms)
+        except PacelineError as error:
+            self.sessions.tally["bad_features"] += 1
+            log.warning("bad features from verifier", verifier_id=self._terms.verifier_id, why=error.message)
+            return None
 
     def _refused(self, refusal: drafting_pb2.Refusal) -> None:
         reason = refusal.reason if refusal.reason in Reason.__members__ else Reason.INTERNAL.value

@@ -11,36 +11,22 @@ rest goes. So a tree that was grown ahead of the commit is there when the commit
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
+from paceline.drafter.features import Features
+from paceline.drafter.growing import GrowingTree, Growth
 from paceline.drafter.live_tree import ROOT, LiveTree
 from paceline.drafter.models.base import KVCache, Logits, Rows
 from paceline.drafter.reading import Reader
-from paceline.drafter.stopping.base import StoppingRule, Times
+from paceline.drafter.stopping.base import Times
 from paceline.drafter.strategies.base import ROOT as CONTEXT
 from paceline.drafter.strategies.base import Budget, Candidates, Proposer
-from paceline.drafter.trees.base import TreePolicy
 from paceline.drafter.vocabulary.base import Bridge
 
 MAX_CHUNK = 256  # tokens of a context run in one pass: other sessions wait for it
 MAX_GUESSES = 12  # tokens of a cheaper strategy that are checked in one pass
-
-
-@dataclass(frozen=True, slots=True)
-class Growth:
-    """How trees grow.
-
-    Attributes:
-        policy: for the draft that a commit asks for.
-        ahead: for what is thought beyond it, until the next commit.
-        rule: what is not worth thinking on from.
-    """
-
-    policy: TreePolicy
-    ahead: TreePolicy
-    rule: StoppingRule
 
 
 class ModelSession:
@@ -57,6 +43,8 @@ class ModelSession:
             checked by the model, which else thinks of its own one by one. None: there is none.
     """
 
+    lasting: ClassVar[bool] = True  # what was thought ahead is there when the commit comes
+
     def __init__(
         self,
         bridge: Bridge,
@@ -67,18 +55,20 @@ class ModelSession:
         max_length: int,
         new_guesser: Callable[[list[int]], Proposer] | None = None,
     ) -> None:
-        self.tree = LiveTree()
         self.length = length
         self._bridge = bridge
         self._reader = reader
         self._cache = cache
-        self._growth = growth
+        self._growing = GrowingTree(bridge, reader, growth)
         self._max_length = max_length
         self._context = list(bridge.context)
         self._guesser = new_guesser(self._context) if new_guesser is not None else None
         self._num_cached = 0  # tokens of the context that are the cache's first rows
-        self._running: list[int] = []  # nodes whose rows are out
         self._guesses = Candidates()  # of the rows that are out
+
+    @property
+    def tree(self) -> LiveTree:
+        return self._growing.tree
 
     @property
     def num_rows(self) -> int:
@@ -88,7 +78,7 @@ class ModelSession:
     @property
     def drawn(self) -> bool:
         """Whether the target draws its tokens."""
-        return self._reader.sampling.temperature > 0.0
+        return self._growing.drawn
 
     @property
     def beyond_reach(self) -> bool:
@@ -97,8 +87,8 @@ class ModelSession:
 
     # The text goes on.
 
-    def observe(self, tokens: Sequence[int]) -> None:
-        """Target tokens committed. Not between `next_rows` and `absorb`."""
+    def observe(self, tokens: Sequence[int], features: Features | None = None) -> None:
+        """Target tokens committed; features are for heads. Not between `next_rows` and `absorb`."""
         self._bridge.observe(tokens)
         self.length += len(tokens)
         before, now = self._context.copy(), list(self._bridge.context)
@@ -106,7 +96,7 @@ class ModelSession:
         if now[: len(before)] != before:
             self._cut(_num_common(before, now))
         elif self._num_cached < len(before):
-            self.tree = LiveTree()  # the context was still being read
+            self._growing.clear()  # the context was still being read
         else:
             self._follow(now[len(before) :])
 
@@ -118,14 +108,14 @@ class ModelSession:
         """Only that much of what is cached is still the text."""
         self._num_cached = min(self._num_cached, num_tokens)
         self._cache.keep(range(self._num_cached))
-        self.tree = LiveTree()
+        self._growing.clear()
 
     def _follow(self, tokens: list[int]) -> None:
         """The text went on from the root with these draft tokens."""
         if not tokens:
             return  # as long as a character is not complete
         tree = self.tree
-        self._learn(tokens)
+        self._growing.learn(tokens)
         depth = len(tokens)
         while (node := tree.descend(tokens[:depth])) is None:
             depth -= 1
@@ -140,20 +130,8 @@ class ModelSession:
                     rows.append(below.row)
                     below.row = len(rows) - 1
         else:
-            self.tree = LiveTree()
+            self._growing.clear()
         self._cache.keep(rows)
-
-    def _learn(self, tokens: list[int]) -> None:
-        tree, at = self.tree, ROOT
-        for token in tokens:
-            found = None
-            for child in tree.nodes[at].children:
-                right = tree.nodes[child].token == token
-                self._growth.rule.learn(tree, child, right)
-                found = child if right else found
-            if found is None:
-                return
-            at = found
 
     # The model is asked.
 
@@ -163,20 +141,9 @@ class ModelSession:
             return None
         if self._num_cached < len(self._context):
             return self._context_rows(budget)
-        policy = self._growth.ahead if ahead else self._growth.policy
-        while grown := policy.grow(self.tree, budget):
-            nodes = [node for node in grown if self._pays(node, times)]
-            if nodes:
-                return self._tree_rows(nodes)
-        return None
-
-    def _pays(self, node: int, times: Times) -> bool:
-        """Whether to think on from a node; if not, it is closed."""
-        beyond = len(self._context) + self.tree.nodes[node].depth > self._max_length
-        if beyond or self._growth.rule.stops(self.tree, node, times):
-            self.tree.close(node)
-            return False
-        return True
+        max_depth = self._max_length - len(self._context)
+        nodes = self._growing.next_nodes(budget, times, ahead, max_depth)
+        return self._tree_rows(nodes) if nodes else None
 
     def _context_rows(self, budget: Budget) -> Rows:
         first = self._num_cached
@@ -201,18 +168,11 @@ class ModelSession:
         wanted = tuple(range(num_chain - 1, num_chain + len(guesses))) if complete else ()
         return _rows(self._cache, [*tokens, *guesses.tokens], positions, visible, wanted)
 
-    def _tree_rows(self, nodes: list[int]) -> Rows:
-        self._running = nodes
-        held, tree = len(self._cache), self.tree
-        visible = np.zeros((len(nodes), held + len(nodes)), dtype=np.bool_)
-        visible[:, : self._num_cached] = True
-        for index, node in enumerate(nodes):
-            visible[index, held + index] = True
-            for above in tree.path(tree.nodes[node].parent):
-                visible[index, tree.nodes[above].row] = True
-        positions = [len(self._context) - 1 + tree.nodes[node].depth for node in nodes]
-        tokens = [tree.nodes[node].token for node in nodes]
-        return _rows(self._cache, tokens, positions, visible, tuple(range(len(nodes))))
+    def _tree_rows(self, nodes: Sequence[int]) -> Rows:
+        growing, last = self._growing, len(self._context) - 1
+        positions = [last + depth for depth in growing.depths(nodes)]
+        visible = growing.visible(nodes, self._num_cached, len(self._cache))
+        return _rows(self._cache, growing.tokens(nodes), positions, visible, tuple(range(len(nodes))))
 
     def absorb(self, logits: Logits) -> None:
         """Takes the logits of the rows that `next_rows` gave; the cache holds those rows now."""
@@ -221,12 +181,7 @@ class ModelSession:
             if self._num_cached == len(self._context):
                 self._absorb_root(logits)
             return
-        first = len(self._cache) - len(self._running)
-        depths = [self.tree.nodes[node].depth for node in self._running]
-        for index, successors in enumerate(self._reader.read(logits, [self.length + depth for depth in depths])):
-            self.tree.expand(self._running[index], successors)
-            self.tree.nodes[self._running[index]].row = first + index
-        self._running = []
+        self._growing.absorb(logits, self.length, len(self._cache))
 
     def _absorb_root(self, logits: Logits) -> None:
         guesses, tree = self._guesses, self.tree
@@ -249,10 +204,7 @@ class ModelSession:
 
     def candidates(self, budget: Budget, ahead: bool = False) -> Candidates:
         """The best of the tree as it is, in target tokens."""
-        if self.tree.root.successors is None:
-            return Candidates()
-        policy = self._growth.ahead if ahead else self._growth.policy
-        return self._bridge.translate(self.tree, policy.select(self.tree, budget))
+        return self._growing.candidates(budget, ahead)
 
 
 def _rows(

@@ -7,12 +7,14 @@ worker serves all verifiers, so their sessions share its forward passes.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
 
 from paceline.drafter.calibration import Calibration
-from paceline.drafter.model_session import Growth, ModelSession
-from paceline.drafter.models.base import LanguageModel
+from paceline.drafter.features import Features
+from paceline.drafter.growing import Growth
+from paceline.drafter.models.base import LanguageModel, Logits, Rows
 from paceline.drafter.pace import Pace
 from paceline.drafter.stopping.base import Times
 from paceline.drafter.strategies.base import Budget, Candidates, Commit
@@ -46,9 +48,37 @@ class ModelDraft:
     gone: str = ""
 
 
+class Session(Protocol):
+    """One session at work on the model, such as a `ModelSession`.
+
+    Attributes:
+        length: of the context in target tokens.
+        lasting: a commit leaves what was thought below it, so that it pays to think ahead for a verifier next door.
+    """
+
+    length: int
+    lasting: ClassVar[bool]
+
+    @property
+    def num_rows(self) -> int: ...
+
+    @property
+    def drawn(self) -> bool: ...
+
+    def observe(self, tokens: Sequence[int], features: Features | None = None) -> None: ...
+
+    def forget(self) -> None: ...
+
+    def next_rows(self, budget: Budget, times: Times, ahead: bool = False) -> Rows | None: ...
+
+    def absorb(self, logits: Logits) -> None: ...
+
+    def candidates(self, budget: Budget, ahead: bool = False) -> Candidates: ...
+
+
 @dataclass(slots=True)
 class _Work:
-    session: ModelSession
+    session: Session
     budget: Budget
     pace: Pace
     due: bool = True
@@ -96,7 +126,7 @@ class ModelWorker:
 
     # What happens to sessions.
 
-    def opened(self, key: Key, session: ModelSession, budget: Budget, pace: Pace) -> None:
+    def opened(self, key: Key, session: Session, budget: Budget, pace: Pace) -> None:
         """A session, or one anew."""
         self._sessions[key] = _Work(session, budget, pace, committed_at=self._clock())
 
@@ -107,7 +137,7 @@ class ModelWorker:
             return []
         self._calibration.resolve(work.proposed, commit.tokens, work.session.drawn)
         try:
-            work.session.observe(commit.tokens)
+            work.session.observe(commit.tokens, commit.features)
         except PacelineError as error:
             return [self._part(key, error.message)]
         work.due = work.ahead = True
@@ -129,6 +159,8 @@ class ModelWorker:
         """There is something to think about, and time for it: a pass that is under way when the commit comes delays the
         next draft."""
         if not (self._draft_ahead and work.ahead) or work.due:
+            return False
+        if not (work.session.lasting or work.pace.is_far):
             return False
         left_s = work.committed_at + work.pace.step_s - self._clock()
         return left_s > self._pass_s

@@ -9,17 +9,17 @@ from collections.abc import Sequence
 
 from paceline.drafter import convert
 from paceline.drafter.drafting import Drafting, DraftModel, Workload, draft_model
+from paceline.drafter.features import needs_in_common
 from paceline.drafter.fleet import Fleet
+from paceline.drafter.growing import Growth
 from paceline.drafter.identity import Identity
 from paceline.drafter.link import Link
 from paceline.drafter.memory import Memory
-from paceline.drafter.model_session import Growth
 from paceline.drafter.models.strategies import MODEL_STRATEGIES
 from paceline.drafter.settings import DrafterSettings, make_rule, split
 from paceline.drafter.strategies import STRATEGIES, open_resources
 from paceline.drafter.trees import TREES
 from paceline.drafter.trees.ahead import Ahead
-from paceline.drafter.trees.base import Shape
 from paceline.drafter.vocabulary.store import BridgeStore
 from paceline.v1 import router_pb2
 from paceline.wire import logs
@@ -43,10 +43,10 @@ def serve(settings: DrafterSettings) -> int:
 async def _serve(settings: DrafterSettings) -> int:
     async with connect((split(settings.verifiers) or split(settings.router))[0], settings):
         pass  # nothing is dialled yet, but certificates that can't be read are said now and not by each link
-    identity = make_identity(settings)
     # A drafter dials; its own port offers health and reflection only.
     server = Server(settings, ())
     models = await asyncio.to_thread(load_models, settings)
+    identity = make_identity(settings, models)
     fleet = make_fleet(settings, identity, models)
     membership = Membership(
         split(settings.router),
@@ -83,8 +83,12 @@ async def save_now_and_then(models: Sequence[DraftModel]) -> None:
             model.lane.call(model.save)
 
 
-def make_identity(settings: DrafterSettings) -> Identity:
-    """Who this drafter is, with what was not set filled in."""
+def make_identity(settings: DrafterSettings, models: Sequence[DraftModel] = ()) -> Identity:
+    """Who this drafter is, with what was not set filled in. StartupError for heads that want different features."""
+    try:
+        needs = needs_in_common(model.needs for model in models if model.needs is not None)
+    except PacelineError as error:
+        raise StartupError(error.message) from error
     strategies = (*settings.quick_strategies, *settings.model_strategies)
     name = settings.name or "+".join(strategies)
     return Identity(
@@ -93,16 +97,17 @@ def make_identity(settings: DrafterSettings) -> Identity:
         strategies=strategies,
         commit_top_k=max((STRATEGIES[strategy].commit_top_k for strategy in settings.quick_strategies), default=0),
         own=settings.own,
+        feature_layers=needs.layers if needs is not None else (),
+        feature_window=needs.window if needs is not None else 0,
     )
 
 
 def load_models(settings: DrafterSettings) -> list[DraftModel]:
     """One for each strategy that needs one. Raises StartupError."""
-    shape = Shape(settings.tree_width, settings.tree_depth)
     store = BridgeStore(settings.bridge_store) if settings.bridge_store else None
     models: list[DraftModel] = []
     for strategy in settings.model_strategies:
-        kind = MODEL_STRATEGIES[strategy]
+        kind, shape = MODEL_STRATEGIES[strategy], settings.shape(strategy)
         growth = Growth(TREES[settings.tree](shape), Ahead(shape), make_rule(settings.stopping))
         workload = Workload(
             width=shape.width,

@@ -48,6 +48,13 @@ class Terms:
     max_tree_depth: int
     commit_top_k: int
     protocol_minor: int = 0
+    feature_layers: tuple[int, ...] = ()
+    hidden_size: int = 0
+
+    @property
+    def feature_width(self) -> int:
+        """Numbers that will be told of a position."""
+        return len(self.feature_layers) * self.hidden_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +293,10 @@ class Sessions:
         for strategy, calibration, tree in zip(session.scope, self._calibrations, session.proposed, strict=True):
             corrected = calibration.corrected(tree, drawn)
             trees.append(coupled(corrected, context.sampling, len(context.tokens)) if strategy.couples else corrected)
-        return self._draft(session_id, session, merge(trees, budget), self._clock() - started)
+        draft = self._draft(session_id, session, merge(trees, budget), self._clock() - started)
+        # A model may have been faster; then its draft, which is to be sent next, is the final one.
+        is_last = not any(waiting == session_id for waiting, _ in self._ready)
+        return replace(draft, final=draft.final and is_last)
 
     def _draft(self, session_id: int, session: _Session, tree: DraftTree, draft_s: float) -> Draft:
         self.tally["drafts"] += 1

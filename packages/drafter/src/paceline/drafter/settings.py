@@ -13,6 +13,7 @@ from paceline.drafter.stopping import STOPPING_RULES
 from paceline.drafter.stopping.base import StoppingRule
 from paceline.drafter.strategies import STRATEGIES
 from paceline.drafter.trees import TREES
+from paceline.drafter.trees.base import Shape
 from paceline.drafter.vocabulary import BRIDGES
 from paceline.wire.settings import ServiceSettings
 
@@ -47,7 +48,8 @@ class DrafterSettings(ServiceSettings):
     model: str = ""
     """For causal_lm: a Hugging Face name, a folder, a .gguf file, or package:NAME."""
     revision: str = ""
-    """For onnx_lm: a folder made by `paceline-drafter export`."""
+    """For onnx_lm and feature_head: a folder made by `paceline-drafter export` or a trainer; two are separated by a
+    comma, and each strategy takes the one that is made for it."""
     device: str = Field(default=AUTO, max_length=32)
     """Where the model runs: auto, cpu, cuda or cuda:N."""
     dtype: str = Field(default=AUTO, pattern="^(auto|float32|bfloat16|float16)$")
@@ -56,10 +58,11 @@ class DrafterSettings(ServiceSettings):
     """Of the model on a CPU; 0 lets the runtime choose."""
     tree: str = "opt_tree"
     """How a model's tree grows."""
-    tree_width: int = Field(default=4, ge=1, le=64)
-    """Most successors of a token that are looked at, and most tokens thought from in one pass of the model."""
-    tree_depth: int = Field(default=8, ge=1, le=64)
-    """Most passes of the model for one draft."""
+    tree_width: int = Field(default=0, ge=0, le=64)
+    """Most successors of a token that are looked at, and most tokens thought from in one pass of the model; 0 is 4, and
+    6 for a feature_head."""
+    tree_depth: int = Field(default=0, ge=0, le=64)
+    """Most passes of the model for one draft; 0 is 8, and 5 for a feature_head."""
     stopping: str = "cost"
     """When a model stops earlier: a rule, or RULE:VALUE, such as svip:0.3."""
     bridge: str = AUTO
@@ -111,9 +114,14 @@ class DrafterSettings(ServiceSettings):
     def model_strategies(self) -> tuple[str, ...]:
         return tuple(name for name in split(self.strategies) if name in MODEL_STRATEGIES)
 
+    def shape(self, strategy: str) -> Shape:
+        """Of the trees of a strategy with a model."""
+        usual = MODEL_STRATEGIES[strategy].shape
+        return Shape(self.tree_width or usual.width, self.tree_depth or usual.depth)
+
     @property
     def model_options(self) -> ModelOptions:
-        return ModelOptions(self.model, self.revision, self.device, self.dtype, self.threads)
+        return ModelOptions(self.model, tuple(split(self.revision)), self.device, self.dtype, self.threads)
 
 
 def make_rule(value: str) -> StoppingRule:

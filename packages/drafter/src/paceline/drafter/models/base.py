@@ -9,6 +9,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from paceline.drafter.features import FeatureNeeds, Floats
+from paceline.drafter.vocabulary.cut import CutVocabulary
+
 Logits = npt.NDArray[np.float32]
 
 
@@ -31,6 +34,8 @@ class Rows:
         positions: of each, from 0 [n].
         visible: which cached and new rows each row sees, itself included: [n, len(cache) + n] of bool.
         wanted: indices of rows whose logits are wanted.
+        features: for a feature head, the target's state at the position before each row [n, width of features]; or
+        above: the cached row before each, whose own hidden state stands in for what nobody knows yet [n].
     """
 
     cache: KVCache
@@ -38,6 +43,8 @@ class Rows:
     positions: npt.NDArray[np.int64]
     visible: npt.NDArray[np.bool_]
     wanted: tuple[int, ...]
+    features: Floats | None = None
+    above: npt.NDArray[np.int64] | None = None
 
 
 class LanguageModel(Protocol):
@@ -56,8 +63,16 @@ class LanguageModel(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model with what belongs to it. tokenizer_json is the content of its `tokenizer.json`."""
+    """A model with what belongs to it.
+
+    Attributes:
+        tokenizer_json: the content of its `tokenizer.json`; empty if its vocabulary is cut from the target's.
+        cut: what its tokens are of the target's, if so.
+        needs: of the target's hidden states; None for a model that goes by tokens alone.
+    """
 
     name: str
     model: LanguageModel
     tokenizer_json: str
+    cut: CutVocabulary | None = None
+    needs: FeatureNeeds | None = None

@@ -53,4 +53,6 @@ def _piece(rows: Rows, past: int, start: int, size: int) -> Rows:
         positions=rows.positions[start:end],
         visible=rows.visible[start:end, : past + end],
         wanted=tuple(row - start for row in rows.wanted if start <= row < end),
+        features=rows.features[start:end] if rows.features is not None else None,
+        above=rows.above[start:end] if rows.above is not None else None,
     )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from paceline.drafter.models.base import LoadedModel
+from paceline.drafter.trees.base import Shape
+from paceline.wire.model_card import FeatureHeadCard, LanguageModelCard
+from paceline.wire.revision_folder import open_revision
 from paceline.wire.settings import StartupError
 
 
@@ -15,19 +19,35 @@ class ModelOptions:
     """Where models are and how they run; see `DrafterSettings`."""
 
     model: str = ""
-    revision: str = ""
+    revisions: tuple[str, ...] = ()
     device: str = "auto"
     dtype: str = "auto"
     threads: int = 0
 
+    @property
+    def provider(self) -> str:
+        """Of ONNX Runtime."""
+        return self.device.partition(":")[0]
+
+
+USUAL_SHAPE = Shape(width=4, depth=8)
+# A head's passes are short, and each row more costs little of one: fewer of them, and wider.
+HEAD_SHAPE = Shape(width=6, depth=5)
+
 
 @dataclass(frozen=True, slots=True)
 class ModelStrategy:
-    """A way to draft with a model. `guesses`: a suffix automaton proposes, and the model checks that in one pass
-    instead of thinking of its own token by token (cascade speculative drafting, Chen et al. 2023)."""
+    """A way to draft with a model.
+
+    Attributes:
+        guesses: a suffix automaton proposes, and the model checks that in one pass instead of thinking of its own token
+            by token (cascade speculative drafting, Chen et al. 2023).
+        shape: of its trees, unless settings say otherwise.
+    """
 
     load: Callable[[ModelOptions], LoadedModel]
     guesses: bool = False
+    shape: Shape = USUAL_SHAPE
 
 
 def load_causal_lm(options: ModelOptions) -> LoadedModel:
@@ -45,24 +65,50 @@ def load_causal_lm(options: ModelOptions) -> LoadedModel:
 
 def load_onnx_lm(options: ModelOptions) -> LoadedModel:
     """With ONNX Runtime, by `--revision`."""
-    if not options.revision:
-        raise StartupError("strategy onnx_lm needs a revision: give --revision with a folder made by `export`")
-    try:
+    folder = _revision("onnx_lm", LanguageModelCard.KIND, options)
+    with _needing("onnx_lm"):
         from paceline.drafter.models.onnx_lm import load_onnx
-    except ModuleNotFoundError as error:
-        raise StartupError(
-            f"strategy onnx_lm needs {error.name}: pip install 'paceline-drafter[edge]' (or [gpu] for CUDA)"
-        ) from error
-    return load_onnx(Path(options.revision), provider=options.device.partition(":")[0], threads=options.threads)
+    return load_onnx(folder, provider=options.provider, threads=options.threads)
+
+
+def load_head(options: ModelOptions) -> LoadedModel:
+    """With ONNX Runtime, by `--revision`."""
+    folder = _revision("feature_head", FeatureHeadCard.KIND, options)
+    with _needing("feature_head"):
+        from paceline.drafter.models.feature_head import load_feature_head
+    return load_feature_head(folder, provider=options.provider, threads=options.threads)
 
 
 def load_either(options: ModelOptions) -> LoadedModel:
     """The revision if there is one, else the model."""
-    return load_onnx_lm(options) if options.revision else load_causal_lm(options)
+    return load_onnx_lm(options) if options.revisions else load_causal_lm(options)
+
+
+def _revision(strategy: str, kind: str, options: ModelOptions) -> Path:
+    """The one folder with a model of that kind. Raises StartupError if there isn't one, or PacelineError for a folder
+    that is damaged."""
+    found = [Path(name) for name in options.revisions if kind == open_revision(Path(name)).card.KIND]
+    if len(found) != 1:
+        raise StartupError(
+            f"strategy {strategy} needs a revision: give --revision with a folder made by `export` or a trainer; "
+            f"of the {len(options.revisions)} given {len(found)} are a {kind}, and it must be one"
+        )
+    return found[0]
+
+
+@contextmanager
+def _needing(strategy: str) -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise StartupError(
+            f"strategy {strategy} needs {error.name}: pip install 'paceline-drafter[edge]' (or [gpu] for CUDA)"
+        ) from error
 
 
 MODEL_STRATEGIES: dict[str, ModelStrategy] = {
     "causal_lm": ModelStrategy(load_causal_lm),
     "onnx_lm": ModelStrategy(load_onnx_lm),
+    "feature_head": ModelStrategy(load_head, shape=HEAD_SHAPE),
     "cascade": ModelStrategy(load_either, guesses=True),
 }

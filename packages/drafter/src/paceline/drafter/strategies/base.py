@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from paceline.drafter.features import Features
+
 if TYPE_CHECKING:
     from paceline.drafter.datastore.store import Datastore
 
@@ -40,7 +42,8 @@ class TopK:
 class Commit:
     """What one verification step added to a session; `length` and `digest` are the context's with it.
 
-    step_s: from the verifier's step before to this one, in seconds; 0 if it doesn't say."""
+    step_s: from the verifier's step before to this one, in seconds; 0 if it doesn't say.
+    features: of the target, for heads, if they were asked for and could be read."""
 
     session_id: int
     tokens: tuple[int, ...]
@@ -48,6 +51,7 @@ class Commit:
     digest: int
     top_k: TopK | None = None
     step_s: float = 0.0
+    features: Features | None = None
 
 
 @dataclass(slots=True)

@@ -44,11 +44,17 @@ class IdentityBridge:
         self._tokens.extend(tokens)
 
     def translate(self, tree: LiveTree, selected: Sequence[int]) -> Candidates:
-        found = Candidates()
-        places = {TREE_ROOT: ROOT}
-        for index in selected:
-            node = tree.nodes[index]
-            confidence = math.exp(min(0.0, node.claim))
-            if confidence and node.parent in places:
-                places[index] = found.add(node.token, places[node.parent], confidence, bin_of(confidence))
-        return found
+        return token_by_token(tree, selected)
+
+
+def token_by_token(tree: LiveTree, selected: Sequence[int], ids: Sequence[int] | None = None) -> Candidates:
+    """Candidates if each draft token is one of the target's: ids[token], the same without `ids`."""
+    found = Candidates()
+    places = {TREE_ROOT: ROOT}
+    for index in selected:
+        node = tree.nodes[index]
+        confidence = math.exp(min(0.0, node.claim))
+        if confidence and node.parent in places:
+            token = node.token if ids is None else ids[node.token]
+            places[index] = found.add(token, places[node.parent], confidence, bin_of(confidence))
+    return found

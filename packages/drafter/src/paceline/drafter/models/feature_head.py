@@ -1,0 +1,125 @@
+"""A head on the target's hidden states, run by ONNX Runtime: a layer or two that know what the target thought.
+
+Use it beside a target that it was trained for. A row is told the target's state at the position before it, fused from
+several layers, and where the target hasn't been yet its own state there (EAGLE-3, Li et al. 2025). The caches keep that
+state of each row besides keys and values. What the two graphs take and give is told in `paceline.wire.model_card`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from paceline.drafter.features import FeatureNeeds, Floats
+from paceline.drafter.models.base import LoadedModel, Rows
+from paceline.drafter.models.onnx_cache import Feed, OnnxCache, Past
+from paceline.drafter.models.onnx_lm import OnnxLM, Shape, check_ends, graph_inputs, read_cut, run_graph
+from paceline.drafter.models.onnx_session import give_memory_back, open_session, unusable
+from paceline.wire.errors import PacelineError, Reason, out_of_range
+from paceline.wire.model_card import FeatureHeadCard
+from paceline.wire.revision_folder import FUSE, GRAPH, open_revision
+
+
+class FeatureCache(OnnxCache):
+    """Keys, values and own state of one session's rows."""
+
+    def __init__(self, card: FeatureHeadCard) -> None:
+        super().__init__(card)
+        self._parts.append(np.empty((1, 0, card.width), np.float32))
+
+    def states(self, rows: npt.NDArray[np.int64]) -> Floats:
+        """Of these rows [n, width]."""
+        found: Floats = self._parts[-1][0, rows]
+        return found
+
+    def extend(self, new: Sequence[Past]) -> None:
+        """Adds rows: their states [n, width], then keys and values."""
+        state, *others = new
+        start = len(self)
+        super().extend(others)
+        self._parts[-1][0, start : len(self)] = state
+
+
+class FeatureHead(OnnxLM):
+    """See `base.LanguageModel`; all of a session's rows in a pass come with features, or all with rows above them.
+
+    Args:
+        session: of the head's graph.
+        fuse: of the graph that makes hidden states of features.
+        card: what is to know of both.
+    """
+
+    def __init__(
+        self, session: onnxruntime.InferenceSession, fuse: onnxruntime.InferenceSession, card: FeatureHeadCard
+    ) -> None:
+        super().__init__(session, card)
+        self.needs = FeatureNeeds(card.feature_layers, card.target_hidden_size, card.window)
+        self._fuse = fuse
+        self._width = card.width
+        self._head_card = card
+        self._takes = {**graph_inputs(card), "hidden": ("tensor(float)", 3)}
+        self._gives.insert(1, "new_hidden")
+
+    def new_cache(self) -> FeatureCache:
+        return FeatureCache(self._head_card)
+
+    def check_graph(self) -> None:
+        check_ends(self._fuse, {"features": ("tensor(float)", 2)}, ["hidden"])
+        super().check_graph()
+
+    def _trial(self, cache: OnnxCache, position: int) -> Rows:
+        """The first row is told by the target, the second by the first."""
+        rows = super()._trial(cache, position)
+        told = np.zeros((1, self.needs.width), np.float32)
+        features, above = (None, np.array([0])) if position else (told, None)
+        return Rows(rows.cache, rows.tokens, rows.positions, rows.visible, rows.wanted, features, above)
+
+    def _check(self, batch: Sequence[Rows]) -> None:
+        super()._check(batch)
+        for rows in batch:
+            count, told = len(rows.tokens), [part.shape for part in (rows.features, rows.above) if part is not None]
+            if told != [(count, self.needs.width) if rows.above is None else (count,)]:
+                message = f"each of {count} rows must come with {self.needs.width} features, or with a row above it"
+                raise PacelineError(Reason.MALFORMED, message, field="features")
+            if rows.above is not None and not 0 <= rows.above.min() <= rows.above.max() < len(rows.cache):
+                raise out_of_range("above", "a row that isn't there", f"below the {len(rows.cache)} that are cached")
+
+    def _feed(self, batch: Sequence[Rows], caches: Sequence[OnnxCache]) -> Feed:
+        feed = super()._feed(batch, caches)
+        hidden = np.zeros((*feed["input_ids"].shape, self._width), np.float32)
+        fused = iter(self._fused([rows.features for rows in batch if rows.features is not None]))
+        for index, (rows, cache) in enumerate(zip(batch, caches, strict=True)):
+            assert isinstance(cache, FeatureCache), "caches come from new_cache"
+            told = next(fused) if rows.above is None else cache.states(rows.above)
+            hidden[index, : len(told)] = told
+        return {**feed, "hidden": hidden}
+
+    def _fused(self, features: Sequence[Floats]) -> Sequence[Floats]:
+        """[n, width of features] of several sessions -> [n, width]."""
+        if not features:
+            return ()
+        together = np.concatenate(features)
+        hidden = run_graph(self._fuse, ["hidden"], {"features": together}, [(len(together), self._width)])[0]
+        return np.split(hidden, np.cumsum([len(rows) for rows in features])[:-1])
+
+    def _shapes(self, feed: Feed) -> list[Shape]:
+        logits, *new = super()._shapes(feed)
+        return [logits, feed["hidden"].shape, *new]
+
+
+def load_feature_head(folder: Path, *, threads: int = 1, provider: str = "auto") -> LoadedModel:
+    """A head that is ready to draft; arguments and errors are those of `load_onnx`."""
+    revision = open_revision(folder)
+    card = revision.card
+    if not isinstance(card, FeatureHeadCard):
+        raise unusable(f"it is a {card.KIND}, not a feature_head; draft with it by onnx_lm")
+    cut = read_cut(revision)
+    session, fuse = (open_session(revision.read(name), threads, provider) for name in (GRAPH, FUSE))
+    model = FeatureHead(session, fuse, card)
+    model.check_graph()
+    give_memory_back()
+    return LoadedModel(revision.manifest.drafter, model, "", cut, model.needs)
