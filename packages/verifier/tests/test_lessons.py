@@ -23,8 +23,8 @@ class NoText:
         return ""
 
 
-def make_lessons() -> Lessons:
-    return Lessons("tiny", "hash", 2, ClientSettings(), lambda: "127.0.0.1:1")
+def make_lessons(*distrusted: str) -> Lessons:
+    return Lessons("tiny", "hash", 2, ClientSettings(), lambda: "127.0.0.1:1", distrusted.__contains__)
 
 
 def make_session(max_tokens: int = 10_000, **fields: Any) -> Session:
@@ -102,3 +102,14 @@ async def test_when_the_trainer_is_slow_the_newest_are_dropped_and_counted(monke
         step(lessons, make_session(max_tokens=1), (20,))
     assert lessons.num_dropped == 2
     assert len(submitted(lessons)) == 3
+
+
+async def test_nothing_is_learned_from_stretches_that_a_drafter_in_quarantine_had_a_part_in():
+    lessons, session = make_lessons("d1"), make_session(max_tokens=4)
+    step(lessons, session, (20,))
+    step(lessons, session, (21, 22, 23), accepted=(0, 3))
+    assert submitted(lessons) == []
+    assert lessons.num_distrusted == 1
+    without = make_session(max_tokens=1)
+    step(lessons, without, (20,))
+    assert len(submitted(lessons)) == 1

@@ -79,7 +79,9 @@ class Verifier:
         forward_cost = await asyncio.to_thread(prepare, opened, settings)
         target, runner = opened.target, opened.runner
         name = settings.model_name or settings.model.removeprefix("package:").rstrip("/").rpartition("/")[2]
-        lessons = Lessons(name, target.tokenizer.content_hash, LESSON_TOP_K, settings, self._trainer)
+        lessons = Lessons(
+            name, target.tokenizer.content_hash, LESSON_TOP_K, settings, self._trainer, state.hub.distrusted
+        )
         engine_limits = EngineLimits(
             settings.max_sessions, settings.max_queue, settings.max_nodes, settings.max_step_nodes
         )

@@ -47,6 +47,11 @@ class DrafterHub:
         layers = {layer for link in self.links.values() for layer in link.info.features.layers}
         self.feature_layers = tuple(sorted(layers))
 
+    def distrusted(self, drafter_id: str) -> bool:
+        """Whether a drafter is in quarantine now, so that nothing should be learned from what it does."""
+        link = self.links.get(drafter_id)
+        return link is not None and link.quarantined
+
     def announced(self) -> list[str]:
         """Ids of those connected, as many as an announcement may name: first those that anybody may use, since routers
         choose among these."""

@@ -47,18 +47,28 @@ class Lessons:
         top_k: of the target's best tokens per position.
         settings: how to dial the trainer.
         find_trainer: host:port of the trainer now, "" for none; asked anew each time.
+        distrusted: whether a drafter, by its id, is in quarantine now. A stretch that it had a part in is no lesson: what
+            was accepted there says nothing about drafters that behave.
     """
 
     def __init__(
-        self, model: str, tokenizer_hash: str, top_k: int, settings: ClientSettings, find_trainer: Callable[[], str]
+        self,
+        model: str,
+        tokenizer_hash: str,
+        top_k: int,
+        settings: ClientSettings,
+        find_trainer: Callable[[], str],
+        distrusted: Callable[[str], bool] = lambda _drafter_id: False,
     ) -> None:
         self.top_k = top_k
         self.num_submitted = 0
         self.num_dropped = 0
+        self.num_distrusted = 0
         self._model = model
         self._tokenizer_hash = tokenizer_hash
         self._settings = settings
         self._find_trainer = find_trainer
+        self._distrusted = distrusted
         self._stretches: dict[int, _Stretch] = {}
         self._waiting: asyncio.Queue[trainer_pb2.Lesson] = asyncio.Queue(MAX_WAITING)
         self._task: asyncio.Task[None] | None = None
@@ -98,6 +108,9 @@ class Lessons:
 
     def _close(self, session: Session) -> None:
         stretch = self._stretches.pop(session.session_id)
+        if any(map(self._distrusted, stretch.drafter_ids)):
+            self.num_distrusted += 1
+            return
         lesson = trainer_pb2.Lesson(
             lesson_id=secrets.token_bytes(16),
             model=self._model,
