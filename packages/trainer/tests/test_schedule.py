@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from paceline.trainer.online.schedule import SCHEDULES
+from paceline.trainer.online.schedule import SCHEDULES, make_schedule
 from paceline.trainer.online.schedule.base import Situation
 from paceline.trainer.online.schedule.cost_aware import CostAware, expected_gain
 from paceline.trainer.online.schedule.drift import DriftTest
@@ -27,7 +27,7 @@ QUIET = Situation(
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_nothing_new_is_nothing_to_learn(name: str) -> None:
-    schedule = SCHEDULES[name]()
+    schedule = make_schedule(name, 8192)
     assert not schedule.due(QUIET)
     assert not schedule.due(replace(QUIET, drifted=True, refit_s=0.0))
     assert schedule.due(replace(QUIET, new_tokens=10**6, refit_s=0.0))

@@ -1,9 +1,10 @@
-"""paceline-trainer: keeps lessons and revisions."""
+"""paceline-trainer: keeps lessons and revisions, and makes better ones."""
 
 from __future__ import annotations
 
 import sys
 
+from paceline.trainer.online.settings import RefitSettings
 from paceline.trainer.publishing import keygen, publish
 from paceline.trainer.remote import fetch, revisions, withdraw
 from paceline.trainer.serve import serve
@@ -16,7 +17,17 @@ from paceline.trainer.settings import (
     WithdrawSettings,
 )
 from paceline.trainer.version import VERSION
-from paceline.wire.settings import Command, run_commands
+from paceline.wire.settings import Command, StartupError, run_commands
+
+
+def refit(settings: RefitSettings) -> int:
+    """Refits; torch is loaded by those who do."""
+    try:
+        from paceline.trainer.online.command import refit
+    except ModuleNotFoundError as error:
+        raise StartupError(f"refit needs {error.name}: pip install 'paceline-trainer[train]'") from error
+    return refit(settings)
+
 
 COMMANDS = {
     "serve": Command("keep lessons and revisions", TrainerSettings, serve),
@@ -24,6 +35,7 @@ COMMANDS = {
     "fetch": Command("fetch a revision, checking every byte", FetchSettings, fetch),
     "revisions": Command("list revisions", RevisionsSettings, revisions),
     "withdraw": Command("take a revision out of use", WithdrawSettings, withdraw),
+    "refit": Command("keep a line of revisions good", RefitSettings, refit),
     "keygen": Command("make a key to sign revisions with", KeygenSettings, keygen),
 }
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import Field, field_validator
 
-from paceline.trainer.learning.objectives import OBJECTIVES
-from paceline.trainer.learning.selection import SELECTIONS
 from paceline.trainer.online.schedule import SCHEDULES
 from paceline.trainer.settings import RemoteSettings
 
@@ -53,6 +52,10 @@ class RefitSettings(RemoteSettings):
     """Private key that `keygen` wrote, to sign revisions with."""
     seed: int = Field(default=0, ge=0, le=(1 << 32) - 1)
     """Of all that is drawn."""
+    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
+    """debug, info, warning or error."""
+    log_json: bool = False
+    """One JSON object a line instead of text."""
 
     @field_validator("schedule")
     @classmethod
@@ -62,11 +65,15 @@ class RefitSettings(RemoteSettings):
     @field_validator("objective")
     @classmethod
     def _known_objective(cls, value: str) -> str:
+        from paceline.trainer.learning.objectives import OBJECTIVES  # torch comes with it
+
         return _one_of(value, OBJECTIVES)
 
     @field_validator("selection")
     @classmethod
     def _known_selections(cls, value: str) -> str:
+        from paceline.trainer.learning.selection import SELECTIONS
+
         for name in value.split(","):
             _one_of(name, SELECTIONS)
         return value
@@ -77,8 +84,8 @@ class RefitSettings(RemoteSettings):
         return _one_of(value, ("int8", "none"))
 
 
-def _one_of(value: str, known: object) -> str:
-    names = list(known)  # type: ignore[call-overload]
+def _one_of(value: str, known: Iterable[str]) -> str:
+    names = list(known)
     if value not in names:
         raise ValueError(f"must be one of {', '.join(names)}, but is {value!r}")
     return value
