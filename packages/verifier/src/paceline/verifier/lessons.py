@@ -47,8 +47,8 @@ class Lessons:
         top_k: of the target's best tokens per position.
         settings: how to dial the trainer.
         find_trainer: host:port of the trainer now, "" for none; asked anew each time.
-        distrusted: whether a drafter, by its id, is in quarantine now. A stretch that it had a part in is no lesson: what
-            was accepted there says nothing about drafters that behave.
+        distrusted: whether a drafter, by its id, is in quarantine now. A stretch that it had a part in is no lesson:
+            what was accepted there says nothing about drafters that behave.
     """
 
     def __init__(
