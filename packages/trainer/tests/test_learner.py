@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,9 +15,11 @@ from byte_vocabularies import byte_level, vocabulary
 from lessons_of_text import lessons_of, sums
 from trainer_client import serving
 
+from paceline.trainer.learning.chunked import chunked_loss
 from paceline.trainer.models.decoder import Decoder, DecoderShape
 from paceline.trainer.models.graph import decoder_card
 from paceline.trainer.models.revision import write_revision
+from paceline.trainer.online import refit as module
 from paceline.trainer.online.gate import Gate
 from paceline.trainer.online.learner import Learner, Parts
 from paceline.trainer.online.lessons import Lesson, TargetIdentity
@@ -180,14 +183,24 @@ async def test_what_is_no_better_is_not_published(tmp_path: Path) -> None:
         assert learner.counters.published == 0
 
 
-async def test_a_loss_that_diverges_is_given_up_and_the_store_stays_as_it_was(tmp_path: Path) -> None:
+async def test_a_loss_that_diverges_is_given_up_and_the_store_stays_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = itertools.count()
+
+    def diverging(*arguments: object) -> torch.Tensor:
+        loss = chunked_loss(*arguments)  # type: ignore[arg-type]
+        return loss if next(losses) < 10 else loss * float("nan")
+
+    monkeypatch.setattr(module, "chunked_loss", diverging)
     async with bench(tmp_path) as made:
-        learner = made.learner(learning_rate=1.0, passes=60)
+        learner = made.learner()
         async with running(learner):
             await made.teach(sums(40))
-            await until(lambda: learner.counters.diverged + learner.counters.refused >= 1)
+            await until(lambda: learner.counters.diverged == 1)
         assert [item.revision_id for item in await made.revisions()] == [made.first.revision_id]
         assert (await made.stub.GetReplay(trainer_pb2.GetReplayRequest())).lessons == 40
+        assert not (tmp_path / "work/job/job.json").exists()
 
 
 async def test_after_a_withdrawal_it_goes_on_from_what_is_in_use(tmp_path: Path) -> None:
