@@ -715,6 +715,15 @@ async def test_drafters_get_the_hidden_states_they_asked_for_and_the_text_stays(
             await drafter.leave()
         await eventually(lambda: client.verifier.state.hub.feature_layers == ())
 
+        client.engine._model.feature_source = None  # as of an engine that can't
+        in_vain = Drafter(silent, feature_layers=[0, 1, 2])
+        await in_vain.connect(client)
+        assert (list(in_vain.welcome.feature_layers), in_vain.welcome.hidden_size) == ([], 0)
+        assert (await client.generate(**asked)).ids == plain.ids
+        await eventually(lambda: in_vain.num_closed == 1)
+        assert not any(commit.HasField("features") for commit in in_vain.commits)
+        await in_vain.leave()
+
 
 async def test_who_joins_late_gets_hidden_states_from_then_on_and_a_message_is_never_too_long(folder):
     prompt = tuple(random.Random(4).choices(range(5, VOCAB), k=300))
