@@ -185,6 +185,26 @@ def test_capturing_changes_no_logits(family):
     runner.pool.close(slot)
 
 
+def test_a_device_without_room_for_capturing_fails_no_step(monkeypatch):
+    runner = make_runner("llama", "lean")
+    compute = runner._decoder.compute
+
+    def short_of_memory(buffers, feature_layers=()):
+        if feature_layers:
+            raise torch.OutOfMemoryError("no room")
+        return compute(buffers)
+
+    slot = runner.new_slot(20)
+    expected = runner.step(StepPlan((read(slot, [5, 6, 7]),), LAYERS)).sessions[0]
+    slot.length = 0
+    monkeypatch.setattr(runner._decoder, "compute", short_of_memory)
+    for chain in ([5, 6, 7], list(expected.tokens)):
+        outcome = runner.step(StepPlan((read(slot, chain),), LAYERS)).sessions[0]
+        assert outcome.features is None
+        assert len(outcome.tokens) == 1
+    assert runner.feature_source is None
+
+
 def test_bits_are_rounded_to_the_nearest_and_to_even():
     numbers = [1.0, 1.0 + 2**-8, 1.0 + 3 * 2**-8, 1.0 + 2**-8 + 2**-20, -0.0, float("inf"), 3.4e38]
     assert bits_of(torch.tensor(numbers)).tolist() == [0x3F80, 0x3F80, 0x3F82, 0x3F81, 0x8000, 0x7F80, 0x7F80]
