@@ -21,6 +21,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 import grpc
+import numpy as np
 import pytest
 from tiny_decoders import make_decoder
 from tiny_models import GREEDY, make_tokenizer
@@ -40,6 +41,7 @@ DEADLINE_S = 120.0
 GONE_S = 30.0  # in which a process notices that the other one is gone
 NUM_TOKENS = 40
 MAX_TRIES = 10
+LAYERS = (0, 2, 1)
 PROMPT = tuple(make_tokenizer()("to be or not to be")["input_ids"])
 HOT = types_pb2.Sampling(temperature=0.8, seed=11)
 OFF = types_pb2.Speculation(off=True)
@@ -74,6 +76,29 @@ def text_of_one_process(folder: Path) -> list[int]:
         step = runner.step(StepPlan((SessionPlan(slot, chain, True, (), (), GREEDY),)))
         tokens += step.sessions[0].tokens
     return tokens
+
+
+def states_of_one_process(folder: Path, tokens: list[int]) -> np.ndarray:
+    """[tokens, layers, hidden] float, as one process computes them."""
+    runner: Runner = asyncio.run(open_target(Wanted(str(folder), "cpu", "float32"), "transformers")).runner
+    runner.allocate(8)
+    slot = runner.new_slot(len(tokens))
+    plan = SessionPlan(slot, tuple(tokens), True, (), (), GREEDY, want_features=True)
+    (session,) = runner.step(StepPlan((plan,), LAYERS)).sessions
+    return widened(session.features.values)
+
+
+def check_features(told: dict[int, np.ndarray], own: np.ndarray) -> None:
+    """That rank 0 has all of the state: with half of it, it would be far away."""
+    assert len(told) > NUM_TOKENS // 2
+    for position, row in told.items():
+        apart = widened(row) - own[position]
+        assert np.abs(apart[0]).max() == 0.0  # of the embedding nothing is computed
+        assert np.sqrt(np.square(apart).mean() / np.square(own[position]).mean()) < 0.005
+
+
+def widened(bits: np.ndarray) -> np.ndarray:
+    return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 class Verifier:
@@ -167,10 +192,15 @@ class Drafter:
     def __init__(self, stub: verifier_pb2_grpc.VerifierStub, answer: list[int]) -> None:
         self._whole = [*PROMPT, *answer]
         self._outgoing: SimpleQueue[drafting_pb2.DrafterMessage | None] = SimpleQueue()
-        hello = drafting_pb2.Hello(peer=make_peer("test", "0"), drafter_id="d", name="test", strategies=["s"])
+        self.features: dict[int, np.ndarray] = {}  # [layers, hidden] bits by position
+        hello = drafting_pb2.Hello(
+            peer=make_peer("test", "0"), drafter_id="d", name="test", strategies=["s"], feature_layers=LAYERS
+        )
         self._outgoing.put(drafting_pb2.DrafterMessage(hello=hello))
         self._stream = stub.Draft(iter(self._outgoing.get, None))
-        assert next(self._stream).WhichOneof("message") == "welcome"
+        welcome = next(self._stream).welcome
+        assert list(welcome.feature_layers) == list(LAYERS)
+        self._shape = (-1, len(LAYERS), welcome.hidden_size)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -181,6 +211,9 @@ class Drafter:
                 body = getattr(message, kind)
                 length = len(body.tokens) if kind == "opened" else body.length
                 assert digest_of(self._whole[:length]) == body.digest
+                if kind == "commit":
+                    values = np.frombuffer(body.features.values, dtype="<u2").reshape(self._shape)
+                    self.features.update(enumerate(values, start=body.features.first))
                 self._propose(body.session_id, length)
 
     def _propose(self, session_id: int, length: int) -> None:
@@ -219,6 +252,7 @@ def test_torchrun_starts_a_verifier_with_the_text_of_one_process_whatever_drafte
                     break
             assert accepted > 0, verifier.said()
             drafter.leave()
+            check_features(drafter.features, states_of_one_process(llama, [*PROMPT, *plain.ids]))
         os.kill(verifier.pid, signal.SIGTERM)
         assert verifier.processes[0].wait(DEADLINE_S) == 0, verifier.said()
         assert "Traceback" not in verifier.said()

@@ -657,7 +657,8 @@ async def test_a_drafter_that_joins_late_gets_the_context_so_far_and_its_best_to
 
 
 def features_of(drafter: Drafter) -> dict[int, np.ndarray]:
-    """[layers, hidden] bits by position of the one session it was told of; no position twice, and none too late."""
+    """[layers, hidden] bits by position of the one session it was told of: every one from the first to the last but one
+    token that it heard of, and none twice. It may not have heard of all: a session's end is told at once."""
     rows: dict[int, np.ndarray] = {}
     for commit in drafter.commits:
         if commit.HasField("features"):
@@ -666,8 +667,9 @@ def features_of(drafter: Drafter) -> dict[int, np.ndarray]:
             told = range(commit.features.first, commit.features.first + len(values))
             assert len(told)
             assert not rows.keys() & set(told)
-            assert told[-1] <= commit.length - 2
+            assert told[-1] == commit.length - 2
             rows.update(zip(told, values, strict=True))
+    assert list(rows) == list(range(min(rows), drafter.commits[-1].length - 1))
     return rows
 
 
@@ -676,6 +678,7 @@ async def test_drafters_get_the_hidden_states_they_asked_for_and_the_text_stays(
     asked: dict[str, Any] = {"token_ids": types_pb2.TokenIds(ids=prompt), "max_tokens": 40}
     async with running(folder, verifier_id="v") as client:
         plain = await client.generate(**asked, tenant="other", speculation=OFF)
+        GatedModel(client.engine).gate.set()
         all_of_it = Drafter(silent, feature_layers=[0, 1, 2])
         await all_of_it.connect(client)
         assert list(all_of_it.welcome.feature_layers) == [0, 1, 2]
@@ -683,8 +686,8 @@ async def test_drafters_get_the_hidden_states_they_asked_for_and_the_text_stays(
         assert (await client.generate(**asked)).ids == plain.ids
         await eventually(lambda: all_of_it.num_closed == 1)
         known = features_of(all_of_it)
-        assert set(known) == set(range(len(prompt) + max(known) - 299))  # from the first one on, two chunks as one
-        assert max(known) >= len(prompt) + 36  # the last commit may not be told before the end is
+        assert min(known) == 0  # though the prompt was read in two chunks
+        assert max(known) > len(prompt)
         embedding = make_model("llama").get_input_embeddings().weight
         for position, token in enumerate([*prompt, *plain.ids][: len(known)]):
             assert np.array_equal(known[position][0], bits_of(embedding[token].detach())), position
@@ -702,11 +705,10 @@ async def test_drafters_get_the_hidden_states_they_asked_for_and_the_text_stays(
         await eventually(lambda: all(drafter.num_closed == 1 for drafter in (again, few, none)))
         assert min(features_of(again)) == 256  # what was before it was found in the cache
         assert min(features_of(few)) == len(prompt) - 5
-        for position, row in features_of(again).items():
-            assert np.array_equal(row, known[position]), position
-        for position, row in features_of(few).items():
-            assert np.array_equal(row, known[position][[2, 0]]), position
-        assert len(features_of(few)) > 30
+        for drafter, layers in ((again, [0, 1, 2]), (few, [2, 0])):
+            for position, row in features_of(drafter).items():
+                if position in known:
+                    assert np.array_equal(row, known[position][layers]), position
         assert none.commits
         assert not any(commit.HasField("features") for commit in none.commits)
         assert not none.welcome.feature_layers
@@ -714,6 +716,15 @@ async def test_drafters_get_the_hidden_states_they_asked_for_and_the_text_stays(
         for drafter in (all_of_it, again, few, none):
             await drafter.leave()
         await eventually(lambda: client.verifier.state.hub.feature_layers == ())
+
+        client.engine._model.feature_source = None  # as of an engine that can't
+        in_vain = Drafter(silent, feature_layers=[0, 1, 2])
+        await in_vain.connect(client)
+        assert (list(in_vain.welcome.feature_layers), in_vain.welcome.hidden_size) == ([], 0)
+        assert (await client.generate(**asked)).ids == plain.ids
+        await eventually(lambda: in_vain.num_closed == 1)
+        assert not any(commit.HasField("features") for commit in in_vain.commits)
+        await in_vain.leave()
 
 
 async def test_who_joins_late_gets_hidden_states_from_then_on_and_a_message_is_never_too_long(folder):
@@ -738,13 +749,12 @@ async def test_who_joins_late_gets_hidden_states_from_then_on_and_a_message_is_n
         await eventually(lambda: first.num_closed == late.num_closed == 1)
         known, told = features_of(first), features_of(late)
         most = 32 * 1024 // (4 * 48 * 2)
-        assert min(known) == len(prompt) - most
+        assert min(known) == first.commits[0].length - 1 - most
         assert max(commit.ByteSize() for commit in first.commits) <= 34 * 1024
         assert min(told) == length  # the step that ran when it came captured no layer 2
-        assert len(told) > 40
-        for position, row in told.items():
-            assert np.array_equal(row[1], known[position][1])
-            assert np.array_equal(row[1], known[position][2])
+        for position in told.keys() & known.keys():
+            assert np.array_equal(told[position][1], known[position][1])
+            assert np.array_equal(told[position][1], known[position][2])
         assert (await client.generate(**asked, speculation=OFF)).ids == answer.ids
         await first.leave()
         await late.leave()
@@ -767,13 +777,12 @@ async def test_sessions_that_give_way_get_their_hidden_states_again(folder, engi
         texts = {prompt: [*prompt, *answer.ids] for prompt, answer in zip(prompts, answers, strict=True)}
         prompt_of = {opened.session_id: tuple(opened.tokens[: opened.prompt_tokens]) for opened in drafter.opened}
         embedding = make_model("llama").get_input_embeddings().weight.detach()
-        num_told = 0
+        assert drafter.commits
         for commit in drafter.commits:
             values = np.frombuffer(commit.features.values, dtype="<u2").reshape(-1, 48)
             stretch = texts[prompt_of[commit.session_id]][commit.features.first :][: len(values)]
+            assert len(values) >= max(1, len(commit.tokens))
             assert np.array_equal(values, bits_of(embedding[stretch]))
-            num_told += len(values)
-        assert num_told > sum(map(len, texts.values())) - 20
         await drafter.leave()
 
 

@@ -1,7 +1,8 @@
 """One connected drafter: what it must be told, what it may say. Sans-IO: messages in, messages out.
 
 Outgoing updates are coalesced per session, so a drafter that reads slowly costs at most one pending update per session,
-and gets the latest state when it reads again. Of the target's hidden states, that is half of a gRPC message a session.
+and gets the latest state when it reads again. Of the target's hidden states, that is as many positions as half
+of a gRPC message holds.
 """
 
 from __future__ import annotations
@@ -37,7 +38,10 @@ MAX_STEP_US = (1 << 32) - 1
 
 @dataclass(frozen=True, slots=True)
 class DrafterInfo:
-    """What a drafter said of itself; checked. `own`: it serves only requests that name its id; `features`: it gets."""
+    """What a drafter said of itself; checked. `own`: it serves only requests that name its id.
+
+    `features` are what it gets of those that it asked for.
+    """
 
     drafter_id: str
     name: str

@@ -71,8 +71,8 @@ def granted(layers: Sequence[int], window: int, source: FeatureSource | None, ma
 class Stretch:
     """The latest consecutive features of a session.
 
-    Chunks are kept as the steps brought them and may be shared with other stretches; what a drafter gets of them is
-    cut out when it is told.
+    Chunks are kept as the steps brought them, with the layers that others asked for, and shared with the others'
+    stretches; what a drafter gets of them is cut out when it is told.
 
     Args:
         most: positions that it may have.

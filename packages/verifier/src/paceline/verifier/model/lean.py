@@ -36,8 +36,9 @@ from paceline.verifier.model.paged import ONES, PagedCache
 
 SEGMENT_TOKENS = 512
 HIDDEN = -1e30  # score of what a row doesn't see: finite, so that a row that sees nothing yields no nan
-_GraphKey = tuple[StepShape, int, tuple[int, ...]]  # segments, layers whose hidden states are captured
 NUM_WARM_UPS = 2  # libraries set themselves up in the first calls, which can't be captured
+
+_GraphKey = tuple[StepShape, int, tuple[int, ...]]  # the second: segments; the last: layers whose states are captured
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,18 +11,21 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+import structlog
 import torch
 
 from paceline.verifier.model.batch import ROOT, SessionPlan, SessionResult, StepPlan, StepResult
 from paceline.verifier.model.blocks import BLOCK_TOKENS, BlockPool, KVSlot
 from paceline.verifier.model.decoder import DecoderWeights
 from paceline.verifier.model.features import FeatureSource, bits_of
-from paceline.verifier.model.lean import SEGMENT_TOKENS, LeanDecoder
-from paceline.verifier.model.lean_step import SessionRows, StepShape
+from paceline.verifier.model.lean import SEGMENT_TOKENS, Computed, LeanDecoder
+from paceline.verifier.model.lean_step import SessionRows, StepShape, StepTensors
 from paceline.verifier.model.paged import MAX_STEP_ROWS, block_bytes
 from paceline.verifier.model.runner import Kept, Runner, Scores, best_first
 from paceline.verifier.sampling import Sampler
 from paceline.verifier.sampling_device import pick_rows
+
+log = structlog.get_logger()
 
 # On a GPU that waits for weights, 128 rows of a product cost what one does. Attention costs sessions x session_rows.
 SHAPE = StepShape(rows=MAX_STEP_ROWS, sessions=8, session_rows=64, wanted=MAX_STEP_ROWS)
@@ -118,7 +121,7 @@ class LeanRunner(Runner):
         for session in sessions:
             starts.append(starts[-1] + session.num_rows)
         self._first_rows = {id(session.slot): first for session, first in zip(sessions, starts, strict=False)}
-        computed = self._decoder.compute(step, feature_layers)
+        computed = self._computed(step, feature_layers)
         features = None if computed.features is None else _on_its_way(computed.features)
         completing = [session for session in sessions if session.completes]
         if completing:
@@ -129,6 +132,18 @@ class LeanRunner(Runner):
             scores = PickedScores(computed.logits, [], [], [])
         # Either has waited for the device, so the features are here.
         return scores if features is None else replace(scores, features=bits_of(features))
+
+    def _computed(self, step: StepTensors, feature_layers: tuple[int, ...]) -> Computed:
+        """Without features from now on if the device has no memory to capture them: what drafters ask for must not
+        fail steps."""
+        if feature_layers and self.feature_source is not None:
+            try:
+                return self._decoder.compute(step, feature_layers)
+            except torch.OutOfMemoryError as error:
+                log.warning("no more hidden states for drafters: the GPU has no room to capture them", why=str(error))
+                self.feature_source = None
+                torch.cuda.empty_cache()
+        return self._decoder.compute(step)
 
     def _wait(self) -> None:
         if self._weights.embedding.device.type == "cuda":
