@@ -46,7 +46,7 @@ class Wanted:
     top_k: int = 16
     layers: tuple[int, ...] = ()
     window: int = 256
-    batch_tokens: int = 2048
+    batch_tokens: int = 512
     rows_per_shard: int = 64
 
     def check(self, target: Target) -> None:
