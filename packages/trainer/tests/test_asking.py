@@ -205,11 +205,14 @@ async def test_in_order_keeps_order_and_stops_what_runs_when_one_fails() -> None
             await asyncio.sleep(0.001 * (item * 7 % 5))
             if item == 30:
                 raise ValueError
+            if item > 30:
+                await asyncio.Event().wait()
             return item
         finally:
             running -= 1
 
     assert [item async for item in in_order(range(20), work, 3)] == list(range(20))
     with pytest.raises(ValueError):  # noqa: PT011
-        _ = [item async for item in in_order(range(100), work, 3)]
+        async with asyncio.timeout(20):
+            _ = [item async for item in in_order(range(100), work, 3)]
     assert not running
