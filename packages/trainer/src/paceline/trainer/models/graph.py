@@ -14,7 +14,8 @@ from onnx import TensorProto
 from paceline.trainer.models.block import BlockShape
 from paceline.trainer.models.decoder import DecoderShape
 from paceline.trainer.models.feature_head import FeatureHeadShape
-from paceline.trainer.models.graph_block import BlockWriter, Step, rotary, write_norm, write_step
+from paceline.trainer.models.graph_attention import Step, rotary, write_step
+from paceline.trainer.models.graph_block import BlockWriter, write_norm
 from paceline.trainer.models.graph_nodes import CONSTANT, Array, Nodes
 from paceline.trainer.models.graph_products import Products
 from paceline.trainer.models.shapes import METADATA, shape_json
