@@ -14,9 +14,11 @@ from onnx import TensorProto
 from paceline.trainer.models.block import BlockShape
 from paceline.trainer.models.decoder import DecoderShape
 from paceline.trainer.models.feature_head import FeatureHeadShape
-from paceline.trainer.models.graph_block import BlockWriter, Step, rotary, write_norm, write_step
-from paceline.trainer.models.graph_nodes import Array, Nodes
+from paceline.trainer.models.graph_attention import Step, rotary, write_step
+from paceline.trainer.models.graph_block import BlockWriter, write_norm
+from paceline.trainer.models.graph_nodes import CONSTANT, Array, Nodes
 from paceline.trainer.models.graph_products import Products
+from paceline.trainer.models.shapes import METADATA, shape_json
 from paceline.wire.model_card import FeatureHeadCard, LanguageModelCard
 
 Weights = Mapping[str, Array]  # float32, by the names of the module's parameters
@@ -68,7 +70,7 @@ def decoder_graph(card: LanguageModelCard, shape: DecoderShape, weights: Weights
         new += [key, value]
     graph.logits(graph.wanted(stream), EMBEDDING if shape.tied else HEAD)
     graph.cache(new)
-    return graph.content()
+    return graph.nodes.content({METADATA: shape_json(shape)})
 
 
 def feature_head_graph(card: FeatureHeadCard, shape: FeatureHeadShape, weights: Weights) -> bytes:
@@ -83,7 +85,7 @@ def feature_head_graph(card: FeatureHeadCard, shape: FeatureHeadShape, weights: 
     graph.logits(graph.wanted(new_hidden), EMBEDDING)
     graph.nodes.output("new_hidden", new_hidden, TensorProto.FLOAT, rows)
     graph.cache([key, value])
-    return graph.content()
+    return graph.nodes.content({METADATA: shape_json(shape)})
 
 
 def fuse_graph(card: FeatureHeadCard, shape: FeatureHeadShape, weights: Weights) -> bytes:
@@ -93,12 +95,12 @@ def fuse_graph(card: FeatureHeadCard, shape: FeatureHeadShape, weights: Weights)
     count, size = shape.num_features, shape.target_hidden_size
     features = nodes.input("features", TensorProto.FLOAT, ("N", count * size))
     layers = nodes.op("Reshape", features, nodes.constant([-1, count, size], np.int64))
-    plain = nodes.constant([1.0] * size, np.float32)
+    plain = nodes.weight(CONSTANT + "ones", np.ones(size, np.float32))
     scaled = write_norm(nodes, layers, plain, shape.block.norm_epsilon)
     rows = nodes.op("Reshape", scaled, nodes.constant([-1, count * size], np.int64))
     hidden = products.of(products.rows(rows), [("fuse_proj.weight", weights["fuse_proj.weight"])])
     nodes.output("hidden", hidden, TensorProto.FLOAT, ("N", card.width))
-    return nodes.content()
+    return nodes.content({})
 
 
 class _Graph:
@@ -143,6 +145,3 @@ class _Graph:
             part, dim = (("key", self._card.key_dim), ("value", self._card.value_dim))[index % 2]
             shape = ("B", "Q", self._card.num_kv_heads, dim)
             self.nodes.output(f"new_{part}_{index // 2}", value, TensorProto.FLOAT, shape)
-
-    def content(self) -> bytes:
-        return self.nodes.content()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,12 +61,13 @@ class Nodes:
         self._nodes.append(helper.make_node(kind, list(inputs), outputs, domain=domain, **attributes))
         return outputs
 
-    def content(self) -> bytes:
-        """The graph as a file has it."""
+    def content(self, metadata: Mapping[str, str]) -> bytes:
+        """The graph as a file has it, with some texts that no runtime looks at."""
         graph = helper.make_graph(
             self._nodes, "paceline", self._inputs, self._outputs, list(self._initializers.values())
         )
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(RUNTIME, 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="paceline")
+        helper.set_model_props(model, dict(metadata))
         content: bytes = model.SerializeToString()
         return content

@@ -4,7 +4,8 @@ In int8 a row of the input is rounded by its own greatest number, so no row depe
 (ONNX Runtime's DynamicQuantizeLinear has one scale for all rows), and a weight by the greatest of its output. Sums are
 exact integers. Inputs are unsigned and weights signed: the one pairing for which processors have an instruction that
 ONNX Runtime uses (AVX-512 VNNI: 576 inputs, 8,192 outputs and 1 to 6 rows take 0.17 ms; with signed inputs, 5 ms).
-Processors with AVX2 alone would saturate; ONNX Runtime's "session.x64quantprecision" = "1" makes it exact there.
+Processors with AVX2 and no VNNI would saturate: whoever runs the graph there sets ONNX Runtime's
+"session.x64quantprecision" to "1", which makes it exact, and must not elsewhere: it turns weights into unsigned ones.
 """
 
 from __future__ import annotations
