@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paceline.wire.errors import PacelineError, Reason
+from paceline.wire.tokenizer_hash import tokenizer_hash
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -86,7 +87,4 @@ class TargetTokenizer:
     @cached_property
     def content_hash(self) -> str:
         """Names the tokenizer by content: the same vocabulary in the same files has the same hash."""
-        whole = hashlib.sha256()
-        for file in self.files:
-            whole.update(file.path.encode() + b"\0" + file.sha256)
-        return whole.hexdigest()
+        return tokenizer_hash((file.path, file.sha256) for file in self.files)
