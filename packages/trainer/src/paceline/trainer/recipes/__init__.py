@@ -1,0 +1,1 @@
+"""Drafters made from nothing but a target: one recipe, one file. Imports torch."""
