@@ -130,7 +130,7 @@ def test_a_flipped_byte_is_found(tmp_path: Path) -> None:
             if [plain(answer) for answer in Shards(tmp_path, ANSWERS)] != original:
                 silent.append(place)
         except PacelineError as error:
-            assert "shard-00000.parquet" in error.message
+            silent += [place] * ("shard-00000.parquet" not in error.message)
     assert not silent
 
 
@@ -147,7 +147,7 @@ def test_shards_of_another_kind_origin_or_program_are_refused(tmp_path: Path) ->
         write(tmp_path / "one", [], 10, {**ORIGIN, "model": "another"})
     (tmp_path / "other" / "shard-00001.parquet").rename(tmp_path / "one" / "shard-00001.parquet")
     assert "shard-00001.parquet" in refusal(tmp_path / "one")
-    with pytest.raises(PacelineError, match="holds 'answers'"):
+    with pytest.raises(PacelineError, match="holds answers of version 1"):
         Shards(tmp_path / "other", READINGS)
     with pytest.raises(PacelineError, match="has no shards"):
         Shards(tmp_path / "nowhere", ANSWERS)

@@ -226,7 +226,9 @@ def _origin_of(path: Path, file: pq.ParquetFile, kind: Kind[Any]) -> Origin:
     except (KeyError, TypeError, ValueError) as error:
         raise _malformed(path, "was not written by this program") from error
     if (version, name) != (VERSION, kind.name) or not isinstance(origin, dict):
-        raise _malformed(path, f"holds {name!s:.20} of version {version!s:.20}", f"use {kind.name} of {VERSION}")
+        raise _malformed(
+            path, f"holds {name!s:.20} of version {version!s:.20}", f"use {kind.name} of version {VERSION}"
+        )
     if not schema.equals(kind.schema):
         raise _malformed(path, f"has other columns than {kind.name} have")
     return origin
