@@ -132,12 +132,13 @@ class Decoder(nn.Module):
     @torch.no_grad()
     def _draw(self, seed: int) -> None:
         """Normal; what is added to the stream is smaller the more layers add to it (GPT-2's rule)."""
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator(device="cpu").manual_seed(seed)
         for name, parameter in self.named_parameters():
-            if parameter.ndim == 2:
+            if parameter.ndim == 2 and not parameter.is_meta:
                 adds = name.endswith(("o_proj.weight", "down_proj.weight"))
                 spread = SPREAD / math.sqrt(2 * self.shape.num_layers) if adds else SPREAD
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * spread)
+                drawn = torch.randn(parameter.shape, generator=generator, device="cpu")
+                parameter.copy_(drawn * spread)
 
 
 def _seeing(mask: Tensor | None) -> Attend:
