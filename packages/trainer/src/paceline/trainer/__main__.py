@@ -1,9 +1,11 @@
-"""paceline-trainer: keeps lessons and revisions."""
+"""paceline-trainer: keeps lessons and revisions, and makes drafters."""
 
 from __future__ import annotations
 
 import sys
 
+from paceline.trainer.recipes.command import bootstrap
+from paceline.trainer.recipes.settings import BootstrapSettings
 from paceline.trainer.remote import fetch, publish, revisions
 from paceline.trainer.serve import serve
 from paceline.trainer.settings import FetchSettings, PublishSettings, RevisionsSettings, TrainerSettings
@@ -12,6 +14,7 @@ from paceline.wire.settings import Command, run_commands
 
 COMMANDS = {
     "serve": Command("keep lessons and revisions", TrainerSettings, serve),
+    "bootstrap": Command("make a drafter from a target and prompts", BootstrapSettings, bootstrap),
     "publish": Command("publish a folder as a revision", PublishSettings, publish),
     "fetch": Command("fetch a revision, checking every byte", FetchSettings, fetch),
     "revisions": Command("list revisions", RevisionsSettings, revisions),
