@@ -75,10 +75,10 @@ def test_paced_weighs_sequences_by_how_well_they_went() -> None:
 
 
 def test_drift_cut_ends_a_sequence_where_it_left_the_target() -> None:
-    """Window 2, limit 0.5. Means of two: .05 .5 .95 .5 in the first sequence, so it is cut at its fourth position and
+    """Window 2, limit 0.5. Means of two: .05 .5 .95 .7 in the first sequence, so it is cut at its fourth position and
     stays cut; the second never exceeds, though the last of the first and its first would together; the third is cut at
     its second."""
-    case = evidence(divergence=[0.0, 0.1, 0.9, 1.0, 0.0, 0.9, 0.0, 0.5, 0.6], starts=(0, 5, 7))
+    case = evidence(divergence=[0.0, 0.1, 0.9, 1.0, 0.4, 0.9, 0.0, 0.5, 0.6], starts=(0, 5, 7))
     assert drift_cut(case, window=2, limit=0.5).tolist() == [1, 1, 1, 0, 0, 1, 1, 1, 0]
 
 

@@ -1,4 +1,4 @@
-"""paceline-trainer: keeps lessons and revisions, and makes better ones."""
+"""paceline-trainer: keeps lessons and revisions, and makes drafters."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import sys
 
 from paceline.trainer.online.settings import RefitSettings
 from paceline.trainer.publishing import keygen, publish
+from paceline.trainer.recipes.command import bootstrap
+from paceline.trainer.recipes.settings import BootstrapSettings
 from paceline.trainer.remote import fetch, revisions, withdraw
 from paceline.trainer.serve import serve
 from paceline.trainer.settings import (
@@ -31,6 +33,7 @@ def refit(settings: RefitSettings) -> int:
 
 COMMANDS = {
     "serve": Command("keep lessons and revisions", TrainerSettings, serve),
+    "bootstrap": Command("make a drafter from a target and prompts", BootstrapSettings, bootstrap),
     "publish": Command("publish a folder as a revision", PublishSettings, publish),
     "fetch": Command("fetch a revision, checking every byte", FetchSettings, fetch),
     "revisions": Command("list revisions", RevisionsSettings, revisions),
