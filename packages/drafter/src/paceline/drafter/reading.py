@@ -128,9 +128,10 @@ def _best(rows: Logits, count: int) -> npt.NDArray[np.int64]:
     else:
         maxima = rows[:, : columns * FOLDS].reshape(num_rows, FOLDS, columns).max(axis=1)
         chosen = np.argpartition(maxima, columns - count, axis=1)[:, None, columns - count :]
-        folded = (chosen + np.arange(0, columns * FOLDS, columns)[:, None]).reshape(num_rows, -1)
-        rest = np.broadcast_to(np.arange(columns * FOLDS, size), (num_rows, size % FOLDS))
-        candidates = np.concatenate([folded, rest], axis=1)
+        candidates = (chosen + np.arange(0, columns * FOLDS, columns)[:, None]).reshape(num_rows, -1)
+        if size % FOLDS:
+            rest = np.broadcast_to(np.arange(columns * FOLDS, size), (num_rows, size % FOLDS))
+            candidates = np.concatenate([candidates, rest], axis=1)
         within = np.argpartition(rows[each, candidates], candidates.shape[1] - count, axis=1)[:, -count:]
         places = candidates[each, within]
     order = np.lexsort((places, -rows[each, places]), axis=1)

@@ -59,10 +59,9 @@ class DrafterSettings(ServiceSettings):
     tree: str = "opt_tree"
     """How a model's tree grows."""
     tree_width: int = Field(default=0, ge=0, le=64)
-    """Most successors of a token that are looked at, and most tokens thought from in one pass of the model; 0 is 4, and
-    6 for a feature_head."""
+    """Most successors of a token that are looked at, and most tokens thought from in one pass of the model; 0 is 4."""
     tree_depth: int = Field(default=0, ge=0, le=64)
-    """Most passes of the model for one draft; 0 is 8, and 5 for a feature_head."""
+    """Most passes of the model for one draft; 0 is 8, and 4 for a feature_head."""
     stopping: str = "cost"
     """When a model stops earlier: a rule, or RULE:VALUE, such as svip:0.3."""
     bridge: str = AUTO

@@ -31,8 +31,8 @@ class ModelOptions:
 
 
 USUAL_SHAPE = Shape(width=4, depth=8)
-# A head's passes are short, and each row more costs little of one: fewer of them, and wider.
-HEAD_SHAPE = Shape(width=6, depth=5)
+# A head sees a little way ahead only, and a pass costs it nearly as much for one row as for four.
+HEAD_SHAPE = Shape(width=4, depth=4)
 
 
 @dataclass(frozen=True, slots=True)
