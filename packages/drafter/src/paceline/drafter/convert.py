@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from paceline.drafter.identity import Identity
 from paceline.drafter.opening import Opening
 from paceline.drafter.session import MAX_CONTEXT_TOKENS, Draft, Terms
 from paceline.drafter.strategies.base import Commit, Sampling, TopK
@@ -24,7 +25,7 @@ OWN_SINCE_MINOR = 1  # protocol 1.1 has Hello.own
 
 
 def hello(
-    drafter_id: str, name: str, strategies: Sequence[str], commit_top_k: int, own: bool = False
+    drafter_id: str, name: str, strategies: Sequence[str], commit_top_k: int, own: bool = False, revision: str = ""
 ) -> drafting_pb2.DrafterMessage:
     """own: only sessions whose request names the drafter's id are announced to it."""
     return drafting_pb2.DrafterMessage(
@@ -35,6 +36,7 @@ def hello(
             strategies=strategies,
             commit_top_k=commit_top_k,
             own=own,
+            revision=revision,
         )
     )
 
@@ -58,15 +60,17 @@ def draft_message(draft: Draft) -> drafting_pb2.DrafterMessage:
     return drafting_pb2.DrafterMessage(draft=tree)
 
 
-def member(drafter_id: str, name: str, strategies: Sequence[str], own: bool = False) -> router_pb2.Member:
+def member(identity: Identity) -> router_pb2.Member:
     """What is announced to routers."""
     return router_pb2.Member(
-        id=drafter_id,
+        id=identity.drafter_id,
         role=router_pb2.ROLE_DRAFTER,
-        name=name,
-        strategies=strategies,
+        name=identity.name,
+        strategies=identity.strategies,
+        revision=identity.revision,
         peer=make_peer(PACKAGE, VERSION),
-        own=own,
+        own=identity.own,
+        trial_of=identity.trial_of,
     )
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import structlog
 
 from paceline.drafter.calibration import Calibration
-from paceline.drafter.lane import ModelLane
+from paceline.drafter.lane import ModelLane, NewSession
 from paceline.drafter.memory import Memory
 from paceline.drafter.model_session import Growth, ModelSession
 from paceline.drafter.model_worker import ModelWorker
@@ -25,6 +27,7 @@ from paceline.drafter.strategies.suffix import Suffix
 from paceline.drafter.vocabulary.base import BridgeKind, Vocabulary
 from paceline.drafter.vocabulary.choice import choose
 from paceline.drafter.vocabulary.store import BridgeStore
+from paceline.drafter.vocabulary.way import Way
 from paceline.wire.errors import PacelineError
 
 log = structlog.get_logger()
@@ -41,28 +44,67 @@ class DraftModel:
         lane: its thread.
         bridge: name of the way to other vocabularies, or "auto".
         store: keeps what bridges learn; None: nothing is kept.
+        revision: id of its weights, if they are a revision's.
     """
 
     vocabulary: Vocabulary
     lane: ModelLane
     bridge: str
     store: BridgeStore | None = None
-    _kinds: dict[str, BridgeKind] = field(default_factory=dict)  # by the target's tokenizer
+    revision: str = ""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _ways: dict[str, Way] = field(default_factory=dict)  # by the target's tokenizer; never changed, but replaced
 
     def kind(self, tokenizer_hash: str, target: Vocabulary) -> BridgeKind:
-        """The way to that target's vocabulary, shared by all streams to it. Raises VOCABULARY_MISMATCH."""
-        if tokenizer_hash not in self._kinds:
-            kind = choose(target, self.vocabulary, self.bridge)
+        """The way to that target's vocabulary, shared by all streams to it. Raises VOCABULARY_MISMATCH.
+
+        It stays the same when another model takes over (`swap`), even one with another vocabulary.
+        """
+
+        def make(vocabulary: Vocabulary) -> BridgeKind:
+            kind = choose(target, vocabulary, self.bridge)
             if self.store is not None:
                 self.store.restore(kind)
-            self._kinds[tokenizer_hash] = kind
-        return self._kinds[tokenizer_hash]
+            return kind
+
+        while tokenizer_hash not in self._ways:
+            vocabulary = self.vocabulary
+            way = Way(make, vocabulary)
+            with self._lock:
+                if vocabulary is self.vocabulary:  # else another model took over meanwhile
+                    self._ways = {tokenizer_hash: way, **self._ways}
+        return self._ways[tokenizer_hash]
+
+    async def swap(self, work: ModelAtWork) -> None:
+        """Another model takes over; returns when it has. Raises VOCABULARY_MISMATCH if it can't draft for a target that
+        there is a stream to; then the model before stays."""
+        swapped = False
+        while not swapped:  # again if another target came meanwhile
+            ways = self._ways
+            anew: dict[str, BridgeKind] = {}
+            if work.vocabulary.content_hash != self.vocabulary.content_hash:
+                for name, way in ways.items():
+                    anew[name] = await asyncio.to_thread(way.make, work.vocabulary)
+            exchange = partial(self._exchange, work, ways, anew)
+            swapped = await asyncio.wrap_future(self.lane.swap(work.worker, work.new_session, exchange))
+
+    def _exchange(self, work: ModelAtWork, ways: Mapping[str, Way], anew: Mapping[str, BridgeKind]) -> bool:
+        """On the lane's thread. Where the vocabulary stays, bridges do, with what they have learned."""
+        with self._lock:
+            if self._ways is not ways:
+                return False
+            if anew:
+                self.save()
+            for name, kind in anew.items():
+                ways[name].kind = kind
+            self.vocabulary, self.revision = work.vocabulary, work.revision
+        return True
 
     def save(self) -> None:
         """What bridges have learned; on the lane's thread, or when that has ended."""
         if self.store is not None:
-            for kind in self._kinds.values():
-                self.store.save(kind)
+            for way in self._ways.values():
+                self.store.save(way.kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +119,29 @@ class Workload:
     store: BridgeStore | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ModelAtWork:
+    """A model and how it works, for a lane that it takes over or that begins with it."""
+
+    vocabulary: Vocabulary
+    worker: ModelWorker
+    new_session: NewSession
+    revision: str = ""
+
+
 def draft_model(strategy: str, loaded: LoadedModel, growth: Growth, workload: Workload) -> DraftModel:
     """Puts a loaded model to work; `lane.start()` is the caller's."""
+    return in_lane(strategy, model_at_work(loaded, growth, workload), workload)
+
+
+def in_lane(strategy: str, work: ModelAtWork, workload: Workload) -> DraftModel:
+    """A lane of its own for a model."""
+    lane = ModelLane(strategy, work.worker, work.new_session)
+    return DraftModel(work.vocabulary, lane, workload.bridge, workload.store, work.revision)
+
+
+def model_at_work(loaded: LoadedModel, growth: Growth, workload: Workload, revision: str = "") -> ModelAtWork:
+    """How a loaded model works; `growth` must be nobody else's."""
     vocabulary = read_vocabulary(loaded.tokenizer_json)
     model = loaded.model
     worker = ModelWorker(model, growth, Calibration(), workload.max_rows, workload.draft_ahead, time.perf_counter)
@@ -106,7 +169,7 @@ def draft_model(strategy: str, loaded: LoadedModel, growth: Growth, workload: Wo
             new_guesser=new_guesser if workload.guesses else None,
         )
 
-    return DraftModel(vocabulary, ModelLane(strategy, worker, new_session), workload.bridge, workload.store)
+    return ModelAtWork(vocabulary, worker, new_session, revision)
 
 
 class Drafting:
@@ -126,6 +189,17 @@ class Drafting:
         self._max_nodes = max_nodes
         self._ahead = ahead
         self._targets: dict[str, Vocabulary] = {}
+
+    @property
+    def targets(self) -> frozenset[str]:
+        """Tokenizer hashes of the targets that were drafted for."""
+        return frozenset(self._targets)
+
+    def with_models(self, models: Sequence[DraftModel]) -> Drafting:
+        """The same memory and targets with other models, for a stream beside those of this."""
+        other = copy.copy(self)
+        other._models = tuple(models)
+        return other
 
     async def sessions(self, terms: Terms, fetch_tokenizer: FetchTokenizer) -> Sessions:
         """For a stream that was welcomed. Raises VOCABULARY_MISMATCH if nothing here can draft for its target."""

@@ -15,6 +15,8 @@ class Identity:
         strategies: that its trees refer to by index.
         commit_top_k: how many of the target's best tokens it wants with each commit.
         own: it drafts only for requests that name its id.
+        revision: id of the weights it drafts with, if they are a revision's.
+        trial_of: id of the drafter whose place it takes on some requests, to find out which is better.
     """
 
     drafter_id: str
@@ -22,3 +24,5 @@ class Identity:
     strategies: tuple[str, ...]
     commit_top_k: int
     own: bool = False
+    revision: str = ""
+    trial_of: str = ""

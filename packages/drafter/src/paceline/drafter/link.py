@@ -49,7 +49,7 @@ class Link:
     Args:
         address: host:port of the verifier.
         settings: how to dial.
-        identity: who this drafter is.
+        identity: who this drafter is, asked at the beginning of each stream (its revision may change).
         new_sessions: makes the state of a new stream.
         jitter: a number in [0, 1) at each call, so that drafters do not come back all at once.
     """
@@ -58,7 +58,7 @@ class Link:
         self,
         address: str,
         settings: ClientSettings,
-        identity: Identity,
+        identity: Callable[[], Identity],
         new_sessions: NewSessions,
         jitter: Callable[[], float],
     ) -> None:
@@ -116,9 +116,16 @@ class Link:
         return self._pause_s()
 
     async def _handshake(self, call: Any) -> Terms:
-        identity = self._identity
+        identity = self._identity()
         await call.write(
-            convert.hello(identity.drafter_id, identity.name, identity.strategies, identity.commit_top_k, identity.own)
+            convert.hello(
+                identity.drafter_id,
+                identity.name,
+                identity.strategies,
+                identity.commit_top_k,
+                identity.own,
+                identity.revision,
+            )
         )
         message = await call.read()
         if message is EOF:

@@ -48,6 +48,16 @@ class DrafterSettings(ServiceSettings):
     """For causal_lm: a Hugging Face name, a folder, a .gguf file, or package:NAME."""
     revision: str = ""
     """For onnx_lm: a folder made by `paceline-drafter export`."""
+    trainer: str = ""
+    """host:port of a trainer whose revisions of --line take over as they are published, while sessions go on."""
+    line: str = Field(default="", max_length=200)
+    """Which of the trainer's lines to follow; begins with --revision if given, else with the line's newest."""
+    revision_cache: Path = Path("~/.cache/paceline/revisions")
+    """Folder for fetched revisions; the four used last stay."""
+    public_key: Path | None = None
+    """PEM file by `paceline-trainer keygen`: revisions that were not signed with its private key are refused."""
+    trial: bool = True
+    """With --router: a new revision takes over when the router has found it no worse on a few requests."""
     device: str = Field(default=AUTO, max_length=32)
     """Where the model runs: auto, cpu, cuda or cuda:N."""
     dtype: str = Field(default=AUTO, pattern="^(auto|float32|bfloat16|float16)$")
@@ -102,6 +112,15 @@ class DrafterSettings(ServiceSettings):
             raise ValueError("--own needs --drafter-id: requests name it by that")
         return self
 
+    @model_validator(mode="after")
+    def _a_line_has_a_trainer_and_a_strategy(self) -> DrafterSettings:
+        if bool(self.trainer) != bool(self.line):
+            raise ValueError("--trainer and --line belong together: give both, or neither")
+        if self.line and not self.following_strategies:
+            takers = ", ".join(name for name, strategy in MODEL_STRATEGIES.items() if strategy.takes)
+            raise ValueError(f"--line needs a strategy that takes revisions: give --strategies with some of {takers}")
+        return self
+
     @property
     def quick_strategies(self) -> tuple[str, ...]:
         """Those that need no model."""
@@ -110,6 +129,11 @@ class DrafterSettings(ServiceSettings):
     @property
     def model_strategies(self) -> tuple[str, ...]:
         return tuple(name for name in split(self.strategies) if name in MODEL_STRATEGIES)
+
+    @property
+    def following_strategies(self) -> tuple[str, ...]:
+        """Those whose models are revisions of --line."""
+        return tuple(name for name in self.model_strategies if self.line and MODEL_STRATEGIES[name].takes)
 
     @property
     def model_options(self) -> ModelOptions:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paceline.drafter.models.base import LoadedModel
+from paceline.wire.model_card import LanguageModelCard
 from paceline.wire.settings import StartupError
 
 
@@ -23,10 +24,12 @@ class ModelOptions:
 
 @dataclass(frozen=True, slots=True)
 class ModelStrategy:
-    """A way to draft with a model. `guesses`: a suffix automaton proposes, and the model checks that in one pass
+    """A way to draft with a model. `takes`: the kind of revision's card that it can go on with, "" if it takes none
+    (`paceline.wire.model_card`). `guesses`: a suffix automaton proposes, and the model checks that in one pass
     instead of thinking of its own token by token (cascade speculative drafting, Chen et al. 2023)."""
 
     load: Callable[[ModelOptions], LoadedModel]
+    takes: str = ""
     guesses: bool = False
 
 
@@ -63,6 +66,6 @@ def load_either(options: ModelOptions) -> LoadedModel:
 
 MODEL_STRATEGIES: dict[str, ModelStrategy] = {
     "causal_lm": ModelStrategy(load_causal_lm),
-    "onnx_lm": ModelStrategy(load_onnx_lm),
-    "cascade": ModelStrategy(load_either, guesses=True),
+    "onnx_lm": ModelStrategy(load_onnx_lm, takes=LanguageModelCard.KIND),
+    "cascade": ModelStrategy(load_either, takes=LanguageModelCard.KIND, guesses=True),
 }
