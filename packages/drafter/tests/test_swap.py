@@ -80,7 +80,7 @@ def opening(number: int, tokens: Sequence[int]) -> Opening:
 class Served:
     """One verifier's sessions on a lane; commits what a model would say, and checks each draft."""
 
-    def __init__(self, draft_model: DraftModel, models: Sequence[FakeModel], count: int) -> None:
+    def __init__(self, draft_model: DraftModel, models: list[FakeModel], count: int) -> None:
         self.models = models
         self.texts = {number: [number % 40, 2, 3] for number in range(count)}
         self.num_drafts = 0
@@ -129,7 +129,7 @@ async def test_twenty_swaps_under_load_lose_nothing(first: tuple[SlowModel, Draf
     models: list[FakeModel] = [model]
     served = Served(draft_model, models, count=6)
     served.open()
-    swaps = asyncio.create_task(swap_often(draft_model, models, 20))
+    swaps = asyncio.create_task(swap_often(draft_model, served, 20))
     rounds = 0
     while not swaps.done() or rounds < 10:
         await served.round()
@@ -144,12 +144,14 @@ async def test_twenty_swaps_under_load_lose_nothing(first: tuple[SlowModel, Draf
     assert last.candidates.tokens == models[-1].greedy(text, len(last.candidates)), "the last model is at work"
 
 
-async def swap_often(draft_model: DraftModel, models: list[FakeModel], count: int) -> None:
+async def swap_often(draft_model: DraftModel, served: Served, count: int) -> None:
+    """Every seven drafts, so that some sessions have had theirs and some have not, never the same ones."""
     for seed in range(1, count + 1):
-        models.append(SlowModel(seed))
-        await draft_model.swap(at_work(models[-1], revision=str(seed)))
+        while served.num_drafts < 7 * seed:
+            await asyncio.sleep(0)
+        served.models.append(SlowModel(seed))
+        await draft_model.swap(at_work(served.models[-1], revision=str(seed)))
         assert draft_model.revision == str(seed)
-        await asyncio.sleep(0.003)
 
 
 async def test_what_has_had_its_draft_gets_no_second_one_and_what_waits_gets_it_from_the_new_model(
