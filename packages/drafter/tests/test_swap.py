@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
-from fake_model import FakeModel, Plain, session_on
+from fake_model import FakeModel, Plain
+from models_at_work import FakeVocabulary, SlowModel, at_work, lane_of
 
-from paceline.drafter.calibration import Calibration
-from paceline.drafter.drafting import DraftModel, ModelAtWork
-from paceline.drafter.lane import ModelLane
+from paceline.drafter.drafting import DraftModel
 from paceline.drafter.memory import Memory
-from paceline.drafter.model_session import ModelSession
-from paceline.drafter.model_worker import ModelDraft, ModelWorker
-from paceline.drafter.models.base import Logits, Rows
+from paceline.drafter.model_worker import ModelDraft
 from paceline.drafter.opening import Opening
 from paceline.drafter.pace import Pace
 from paceline.drafter.session import Sessions, Terms
@@ -26,41 +22,6 @@ from paceline.wire.digest import digest_of, extend
 BUDGET = Budget(16, 8)
 WAIT_S = 20.0
 TERMS = Terms("v", "m", "hash", vocab_size=40, max_tree_nodes=64, max_tree_depth=16, commit_top_k=0)
-
-
-class SlowModel(FakeModel):
-    """Takes a moment, so that events come in the middle of drafts; its passes wait while `gate` is closed."""
-
-    def __init__(self, seed: int) -> None:
-        super().__init__(seed=seed)
-        self.gate = threading.Event()
-        self.gate.set()
-
-    def score(self, batch: Sequence[Rows]) -> list[Logits]:
-        self.gate.wait(WAIT_S)
-        time.sleep(0.0005)
-        return super().score(batch)
-
-
-class FakeVocabulary:
-    size = 40
-
-    def __init__(self, content_hash: str) -> None:
-        self.content_hash = content_hash
-
-
-def at_work(model: FakeModel, content_hash: str = "same", revision: str = "") -> ModelAtWork:
-    growth = session_on(model, [1])._growth
-    worker = ModelWorker(model, growth, Calibration(), 10_000, True, time.perf_counter)
-
-    def new_session(kind: object, opening: Opening) -> ModelSession:
-        return session_on(model, opening.tokens)
-
-    return ModelAtWork(FakeVocabulary(content_hash), worker, new_session, revision)  # type: ignore[arg-type]
-
-
-def lane_of(work: ModelAtWork) -> DraftModel:
-    return DraftModel(work.vocabulary, ModelLane("onnx_lm", work.worker, work.new_session), "auto")
 
 
 @pytest.fixture
