@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import random
@@ -27,7 +28,9 @@ from paceline.v1 import router_pb2, router_pb2_grpc, trainer_pb2, trainer_pb2_gr
 from paceline.wire.channel import connect
 from paceline.wire.errors import Reason
 from paceline.wire.revision import revision_id
+from paceline.wire.revision_folder import seal
 from paceline.wire.settings import ClientSettings
+from paceline.wire.signature import verifier
 from paceline.wire.status import from_rpc_error
 from paceline.wire.version import make_peer
 
@@ -113,6 +116,31 @@ def test_sigkill_during_a_publish_leaves_the_old_or_the_new(tmp_path: Path) -> N
         assert len(names) == sum(outcomes), "no half of one stays"
     assert outcomes[-1], "one that was answered is there"
     assert not all(outcomes), "some were killed in the middle, or this test shows nothing"
+
+
+def test_sigkill_during_a_withdrawal_leaves_it_in_use_or_withdrawn(tmp_path: Path) -> None:
+    rng = random.Random(6)
+    outcomes = []
+    for attempt in range(8):
+
+        async def withdraw_and_kill(address: str, pid: int, attempt: int = attempt) -> tuple[str, bool]:
+            async with connect(address, ClientSettings()) as channel:
+                manifest = manifest_for({"f": bytes([attempt])})
+                name = (await publish(Stub(channel), manifest, bytes([attempt]))).revision_id
+                request = trainer_pb2.WithdrawRevisionRequest(revision_id=name, reason="slower" * 100)
+                task = asyncio.ensure_future(Stub(channel).WithdrawRevision(request, timeout=TIMEOUT_S))
+                await (asyncio.wait([task], timeout=rng.uniform(0.0, 0.004)) if attempt < 7 else task)
+                os.kill(pid, signal.SIGKILL)
+                answer = (await asyncio.gather(task, return_exceptions=True))[0]
+                return name, isinstance(answer, trainer_pb2.WithdrawRevisionResponse)
+
+        with process(tmp_path) as (trainer, address):
+            name, was_answered = asyncio.run(withdraw_and_kill(address, trainer.pid))
+        stored = RevisionStore(tmp_path / "data" / "revisions").get(name)
+        assert stored.revision.withdrawn in ("", "slower" * 100)
+        assert stored.in_use <= (not was_answered), "one that was answered is withdrawn for good"
+        outcomes.append(stored.in_use)
+    assert not outcomes[-1]
 
 
 def test_a_full_disk_refuses_what_comes_and_keeps_what_was_there(tmp_path: Path) -> None:
@@ -267,6 +295,8 @@ def test_the_commands_publish_list_and_fetch(tmp_path: Path) -> None:
             fetched = run("fetch", *at, "--revision", wanted, "--out", str(tmp_path / "new" / out))
             assert (fetched.returncode, fetched.stderr) == (0, ""), "no progress bar where there is no terminal"
             found = {path.name: path.read_bytes() for path in (tmp_path / "new" / out).rglob("*") if path.is_file()}
+            manifest = found.pop("manifest.json")
+            assert hashlib.sha256(manifest).hexdigest() == name, "byte for byte what the id is the hash of"
             assert found == {"weights": b"w" * 1000, "[bold]": b"b"}
         (source / "manifest.json").write_text("{}")
         for arguments, says in (
@@ -276,6 +306,7 @@ def test_the_commands_publish_list_and_fetch(tmp_path: Path) -> None:
             (("fetch", "--revision", name, "--out", str(source / "weights" / "x")), "File exists"),
             (("publish", "--drafter", "d", "--folder", str(tmp_path / "nowhere")), "no such folder"),
             (("publish", "--drafter", "d", "--folder", str(source)), "manifest.json"),
+            (("publish", "--folder", str(source / "sub")), "--drafter"),
         ):
             refused = run(*arguments, *at)
             assert refused.returncode == 1
@@ -286,3 +317,49 @@ def test_the_commands_publish_list_and_fetch(tmp_path: Path) -> None:
     gone = run("revisions", *at)
     assert gone.returncode == 1
     assert address in gone.stderr
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_signed_folder_goes_to_the_trainer_and_comes_back_as_it_was(tmp_path: Path) -> None:
+    folder, key = tmp_path / "made", tmp_path / "key"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "sub" / "weights").write_bytes(b"w" * 1000)
+    manifest = seal(folder, trainer_pb2.RevisionManifest(drafter="tiny", format="onnx", data="0" * 64))
+    made = run("keygen", "--out", str(key))
+    assert made.stdout.strip() == f"{key}.pub"
+    assert key.stat().st_mode & 0o777 == 0o600
+    again = run("keygen", "--out", str(key))
+    assert (again.returncode, "exists" in again.stderr) == (1, True), "a key is never overwritten"
+    with process(tmp_path) as (_, address):
+        at = ("--trainer", address)
+        published = run("publish", *at, "--folder", str(folder), "--sign", str(key))
+        assert published.stdout.strip() == revision_id(manifest), published.stderr
+        out = tmp_path / "fetched"
+        assert run("fetch", *at, "--revision", revision_id(manifest), "--out", str(out)).returncode == 0
+        signature = (out / "manifest.sig").read_bytes()
+        verifier(tmp_path / "key.pub")(manifest, signature)
+        assert files_in(out) == {**files_in(folder), "manifest.sig": signature}
+        assert run("publish", *at, "--folder", str(out)).stdout == published.stdout, "the same again is harmless"
+        run("keygen", "--out", str(tmp_path / "other"))
+        for arguments, says in (
+            (("--drafter", "big"), "--drafter big"),
+            (("--metrics", "a=1"), "--metrics"),
+            (("--sign", str(tmp_path / "other")), "signed with another key"),
+            (("--sign", str(tmp_path / "key.pub")), "no private key"),
+        ):
+            refused = run("publish", *at, "--folder", str(out), *arguments)
+            assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+            assert says in refused.stderr
+        (out / "extra").write_bytes(b"")
+        assert "isn't listed" in run("publish", *at, "--folder", str(out)).stderr
+        (out / "extra").unlink()
+        (out / "sub" / "weights").write_bytes(b"v" * 1000)
+        assert "is another" in run("publish", *at, "--folder", str(out)).stderr
+        withdrawn = run("withdraw", *at, "--revision", revision_id(manifest)[:9], "--reason", "0.9 of the speed")
+        assert withdrawn.stdout == published.stdout, withdrawn.stderr
+        assert json.loads(run("revisions", "--json", *at).stdout)["withdrawn"] == "0.9 of the speed"
+        assert "0.9 of the speed" in run("revisions", *at, COLUMNS="200").stdout
+        assert "not in this store" in run("withdraw", *at, "--revision", "0" * 64, "--reason", "x").stderr

@@ -16,12 +16,12 @@ from trainer_client import Files, manifest_for
 
 from paceline.trainer import revisions as revisions_module
 from paceline.trainer.incoming import Incoming
-from paceline.trainer.manifest import MAX_TOTAL_BYTES, check_manifest, parse_manifest
+from paceline.trainer.manifest import MAX_TOTAL_BYTES, check_manifest
 from paceline.trainer.revisions import RevisionStore, StoredRevision
 from paceline.trainer.watchers import Watchers
 from paceline.v1 import trainer_pb2, types_pb2
 from paceline.wire.errors import PacelineError, Reason
-from paceline.wire.revision import manifest_json, revision_id
+from paceline.wire.revision import revision_id
 
 
 def put(store: RevisionStore, files: Files, now: float = 0.0, **fields: object) -> StoredRevision:
@@ -43,26 +43,6 @@ def test_a_revision_is_its_files_beside_the_manifest_that_names_it(tmp_path: Pat
     assert hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest() == stored.revision_id
     assert {path.stat().st_mode & 0o077 for path in (tmp_path, folder, *folder.rglob("*"))} == {0}
     assert RevisionStore(tmp_path).get(stored.revision_id).revision == stored.revision
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    st.text(min_size=1, max_size=20),
-    st.text(max_size=20),
-    st.dictionaries(st.text(min_size=1, max_size=8), st.floats(allow_nan=False, allow_infinity=False), max_size=4),
-)
-def test_a_manifest_survives_its_file(drafter: str, command: str, metrics: dict[str, float]) -> None:
-    manifest = manifest_for({"f": b"x"}, drafter=drafter, command=command, metrics=metrics)
-    assert parse_manifest(manifest_json(manifest)) == manifest
-
-
-NO_MANIFESTS = ["", "[]", "{}", '{"files": 3}', '{"files": [], "drafter": 7}', '{"files":[]}', "[" * 99]
-
-
-@pytest.mark.parametrize("text", NO_MANIFESTS)
-def test_what_is_no_manifest_is_a_value_error(text: str) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 - which of its many reasons does not matter
-        parse_manifest(text)
 
 
 @settings(max_examples=60, deadline=None)
@@ -100,6 +80,8 @@ def with_paths(*paths: str) -> trainer_pb2.RevisionManifest:
         (manifest_for({"f": b""}, model="x" * 201), Reason.OUT_OF_RANGE),
         (manifest_for({"f": b""}, parent="x" * 201), Reason.OUT_OF_RANGE),
         (manifest_for({"f": b""}, command="x" * 4097), Reason.OUT_OF_RANGE),
+        (manifest_for({"f": b""}, data="0" * 65), Reason.OUT_OF_RANGE),
+        (manifest_for({"f": b""}, data="0" * 63 + "g"), Reason.MALFORMED),
         (manifest_for({"f": b""}, metrics={str(n): 0.0 for n in range(65)}), Reason.OUT_OF_RANGE),
         (manifest_for({"f": b""}, metrics={"a": float("nan")}), Reason.OUT_OF_RANGE),
         (manifest_for({"f": b""}, metrics={"a": float("inf")}), Reason.OUT_OF_RANGE),
@@ -116,7 +98,7 @@ def with_paths(*paths: str) -> trainer_pb2.RevisionManifest:
             for path in (
                 *("../evil", "/etc/passwd", "a/../../b", "a/..", "", ".", "./a", "a//b", "a/", "a\\b", "..\\a"),
                 *("nul\0", "line\nbreak", "\x1b[31m", "x" * 201, "\u00e9" * 128),
-                *("record.json", "manifest.json", "Manifest.JSON", "record.json/a"),
+                *("record.json", "manifest.json", "Manifest.JSON", "record.json/a", "manifest.sig", "withdrawn.json"),
             )
         ),
     ],
@@ -304,6 +286,69 @@ async def test_a_slow_watcher_gets_the_latest_of_each_line_and_a_line_never_goes
         assert not waiting.done(), "what a watcher has had does not come again"
         watchers.publish(revision("b", 5.0))
         assert await waiting == revision("b", 5.0)
+
+
+async def test_watchers_hear_of_withdrawals_and_of_what_one_had_hidden_from_them() -> None:
+    watchers = Watchers()
+    old, new = revision("a", 1.0), revision("a", 2.0)
+    gone = StoredRevision(trainer_pb2.Revision(revision_id=new.revision_id, withdrawn="slow"), Path())
+    gone.revision.manifest.drafter = "a"
+    with watchers.watch("a") as slow, watchers.watch("a") as quick, watchers.watch("b") as other:
+        reading = aiter(quick)
+        watchers.publish(old)
+        assert await anext(reading) == old
+        watchers.publish(new)
+        assert await anext(reading) == new
+        watchers.withdraw(gone, old)
+        assert await anext(reading) == gone
+        waiting = asyncio.ensure_future(anext(reading))
+        await asyncio.sleep(0.01)
+        assert not waiting.done(), "what it had before the withdrawn one does not come again"
+        late = aiter(slow)
+        assert [await anext(late), await anext(late)] == [gone, old], "it never heard of the old one: it does now"
+        watchers.publish(revision("a", 3.0))
+        assert await anext(late) == await waiting == revision("a", 3.0)
+        watchers.close()
+        assert [item async for item in other] == []
+
+
+def test_a_withdrawal_stays_and_hides_a_revision_from_who_asks_for_the_newest(tmp_path: Path) -> None:
+    store = RevisionStore(tmp_path)
+    old, new = put(store, {"f": b"1"}, 1.0), put(store, {"f": b"2"}, 2.0)
+    withdrawn, is_new = store.withdraw(new.revision_id, "0.92 of its parent's speed")
+    assert (withdrawn.revision.withdrawn, is_new) == ("0.92 of its parent's speed", True)
+    assert store.withdraw(new.revision_id, "another reason") == (withdrawn, False), "the first reason stays"
+    for opened in (store, RevisionStore(tmp_path)):
+        assert opened.newest_in_use("tiny") == opened.get(old.revision_id)
+        assert opened.newest_first()[0].revision == withdrawn.revision, "a list shows it"
+        assert b"".join(opened.read(opened.get(new.revision_id))) == b"2", "its files stay"
+    assert put(store, {"f": b"2"}, 9.0).revision == withdrawn.revision, "to publish it again does not bring it back"
+    store.withdraw(old.revision_id, "old")
+    assert store.newest_in_use() is None
+    for name, reason, why in (("0" * 64, "x", Reason.UNKNOWN_REVISION), (old.revision_id, "", Reason.OUT_OF_RANGE)):
+        with pytest.raises(PacelineError) as refusal:
+            store.withdraw(name, reason)
+        assert refusal.value.reason is why
+
+
+def test_a_signature_is_kept_may_come_later_and_is_never_replaced(tmp_path: Path) -> None:
+    store = RevisionStore(tmp_path)
+
+    def publish(signature: bytes) -> bytes:
+        incoming = store.receive(manifest_for({"f": b"x"}))
+        incoming.write(b"x")
+        try:
+            return store.publish(incoming, 1.0, signature)[0].revision.signature
+        finally:
+            incoming.discard()
+
+    assert [publish(b""), publish(b"s" * 64), publish(b"t" * 64), publish(b"")] == [b"", *[b"s" * 64] * 3]
+    assert RevisionStore(tmp_path).newest_first()[0].revision == store.newest_first()[0].revision
+    with pytest.raises(PacelineError) as refusal:
+        publish(b"short")
+    assert refusal.value.reason is Reason.MALFORMED
+    (store.newest_first()[0].folder / "manifest.sig").write_bytes(b"cut")
+    assert RevisionStore(tmp_path).newest_first() == [], "a damaged one is left out"
 
 
 async def test_watchers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,7 +149,8 @@ async def test_a_fetched_revision_is_identical_to_the_byte(tmp_path: Path) -> No
     async with serving(tmp_path / "store") as (stub, _):
         revision = await publish_files(stub, files, model="m", metrics={"acceptance": 0.5})
         assert revision.revision_id == revision_id(manifest_for(files, model="m", metrics={"acceptance": 0.5}))
-        incoming = await receive(stub, revision.revision_id, tmp_path / "new")
+        incoming, told = await receive(stub, revision.revision_id, tmp_path / "new")
+        assert told == revision
         incoming.place(tmp_path / "out")
     found = {path: (tmp_path / "out" / path).read_bytes() for path in files}
     assert found == files
@@ -360,3 +361,29 @@ async def test_a_fetch_believes_only_the_hash(
         with pytest.raises(Exception, match=says):
             await receive(Stub(channel), revision_id(manifest_for({"f": b"good"})), tmp_path / "new")
     await server.stop(None)
+
+
+async def test_who_watches_hears_of_a_withdrawal_and_who_comes_later_of_what_is_left(tmp_path: Path) -> None:
+    request = trainer_pb2.WatchRevisionsRequest(drafter="tiny")
+    async with serving(tmp_path) as (stub, _):
+        old, new = [await publish_files(stub, {"f": content}) for content in (b"1", b"2")]
+        watching = aiter(stub.WatchRevisions(request, timeout=TIMEOUT_S))
+        assert (await anext(watching)).revision == new
+        withdrawal = trainer_pb2.WithdrawRevisionRequest(revision_id=new.revision_id, reason="slower")
+        for _ in range(2):
+            answer = await stub.WithdrawRevision(withdrawal)
+            assert answer.revision.withdrawn == "slower"
+        assert (await anext(watching)).revision == answer.revision
+        assert (await anext(aiter(stub.WatchRevisions(request, timeout=TIMEOUT_S)))).revision == old
+        listed = await stub.ListRevisions(trainer_pb2.ListRevisionsRequest())
+        assert list(listed.revisions) == [answer.revision, old]
+        again = await publish_files(stub, {"f": b"2"})
+        assert again == answer.revision
+        third = await publish_files(stub, {"f": b"3"}, parent=old.revision_id)
+        assert (await anext(watching)).revision == third, "the second withdrawal was none"
+        for name, reason, why in (
+            ("0" * 64, "x", Reason.UNKNOWN_REVISION),
+            (third.revision_id, "", Reason.OUT_OF_RANGE),
+        ):
+            bad = trainer_pb2.WithdrawRevisionRequest(revision_id=name, reason=reason)
+            assert (await refusal_of(stub.WithdrawRevision(bad))).reason is why

@@ -42,6 +42,7 @@ CODES: dict[Reason, grpc.StatusCode] = {
     Reason.HASH_MISMATCH: grpc.StatusCode.DATA_LOSS,
     Reason.STORAGE_FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.UNUSABLE_REVISION: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.UNSIGNED: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.VOCABULARY_MISMATCH: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.INTERNAL: grpc.StatusCode.INTERNAL,
 }

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import sys
 
-from paceline.trainer.remote import fetch, publish, revisions
+from paceline.trainer.publishing import keygen, publish
+from paceline.trainer.remote import fetch, revisions, withdraw
 from paceline.trainer.serve import serve
-from paceline.trainer.settings import FetchSettings, PublishSettings, RevisionsSettings, TrainerSettings
+from paceline.trainer.settings import (
+    FetchSettings,
+    KeygenSettings,
+    PublishSettings,
+    RevisionsSettings,
+    TrainerSettings,
+    WithdrawSettings,
+)
 from paceline.trainer.version import VERSION
 from paceline.wire.settings import Command, run_commands
 
@@ -15,6 +23,8 @@ COMMANDS = {
     "publish": Command("publish a folder as a revision", PublishSettings, publish),
     "fetch": Command("fetch a revision, checking every byte", FetchSettings, fetch),
     "revisions": Command("list revisions", RevisionsSettings, revisions),
+    "withdraw": Command("take a revision out of use", WithdrawSettings, withdraw),
+    "keygen": Command("make a key to sign revisions with", KeygenSettings, keygen),
 }
 
 

@@ -127,7 +127,7 @@ class Incoming:
             self._check_open()
             self.check_complete()
             for name, data in (beside or {}).items():
-                write_synced(self.folder / name, data)
+                write_synced(self.folder / name, data, self._file_mode)
             for folder in (self.folder, *(path for path in self.folder.rglob("*") if path.is_dir())):
                 sync_folder(folder)
             self.folder.rename(target)

@@ -1,26 +1,24 @@
-"""What a revision's manifest may say, and how it is read back from disk. Whoever publishes is not trusted."""
+"""What a store checks of a manifest, besides what all readers do (`wire.revision`). Publishers are not trusted."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import unicodedata
 
-from paceline.v1 import trainer_pb2, types_pb2
+from paceline.v1 import trainer_pb2
 from paceline.wire.errors import PacelineError, Reason, out_of_range
-from paceline.wire.revision import manifest_json
+from paceline.wire.revision import MANIFEST, MAX_FILES, MAX_METRICS, MAX_TEXT
+from paceline.wire.revision_folder import SIGNATURE, SIGNATURE_BYTES
 
-MAX_FILES = 256
 MAX_TOTAL_BYTES = 8 * 1024**3
 MAX_PATH = 200
 MAX_PATH_PART_BYTES = 255  # what file systems take
 MAX_NAME = 200
-MAX_COMMAND = 4096
-MAX_METRICS = 64
-MANIFEST = "manifest.json"
 RECORD = "record.json"
-_RESERVED = (MANIFEST, RECORD)
+WITHDRAWN = "withdrawn.json"
+_RESERVED = (MANIFEST, SIGNATURE, RECORD, WITHDRAWN)
+_HEX = frozenset("0123456789abcdef")
 _SHA256_BYTES = hashlib.sha256().digest_size
 
 
@@ -28,10 +26,12 @@ def check_manifest(manifest: trainer_pb2.RevisionManifest) -> None:
     """Raises OUT_OF_RANGE or MALFORMED for what no store should hold, and no client write to its disk."""
     if not manifest.drafter:
         raise out_of_range("manifest.drafter", "empty", f"1 to {MAX_NAME} characters long")
-    for name, limit in (*((name, MAX_NAME) for name in _NAMES), ("command", MAX_COMMAND)):
+    for name, limit in MAX_TEXT.items():
         length = len(getattr(manifest, name))
         if length > limit:
             raise out_of_range(f"manifest.{name}", f"{length} characters long", f"at most {limit} characters")
+    if manifest.data and (len(manifest.data) != 2 * _SHA256_BYTES or not _HEX.issuperset(manifest.data)):
+        raise _malformed("manifest.data", repr(manifest.data), "a SHA-256 in hex, or empty")
     _check_metrics(manifest)
     if not 0 < len(manifest.files) <= MAX_FILES:
         raise out_of_range("manifest.files", f"{len(manifest.files)} files", f"1 to {MAX_FILES}")
@@ -45,7 +45,10 @@ def check_manifest(manifest: trainer_pb2.RevisionManifest) -> None:
     _check_together([file.path for file in manifest.files])
 
 
-_NAMES = ("drafter", "parent", "model", "tokenizer_hash", "format")
+def check_signature(signature: bytes) -> None:
+    """Its form; whether it is right is for those to check who have a key. Raises MALFORMED."""
+    if len(signature) not in (0, SIGNATURE_BYTES):
+        raise _malformed("signature", f"{len(signature)} bytes long", f"{SIGNATURE_BYTES} bytes long, or empty")
 
 
 def _check_metrics(manifest: trainer_pb2.RevisionManifest) -> None:
@@ -70,7 +73,7 @@ def _check_path(path: str) -> None:
     )
     if not safe:
         limit = (
-            f"relative, of 1 to {MAX_PATH} printable characters, without '..' or backslash, not {MANIFEST} or {RECORD}"
+            f"relative, of 1 to {MAX_PATH} printable characters, without '..' or backslash, not {', '.join(_RESERVED)}"
         )
         raise _malformed("manifest.files.path", repr(path[:80]), limit)
 
@@ -89,19 +92,3 @@ def _check_together(paths: list[str]) -> None:
 def _malformed(field: str, value: str, limit: str) -> PacelineError:
     message = f"{field} is {value}; it must be {limit}"
     return PacelineError(Reason.MALFORMED, message, field=field, value=value, limit=limit)
-
-
-def parse_manifest(text: str) -> trainer_pb2.RevisionManifest:
-    """The inverse of `wire.revision.manifest_json`. Raises ValueError for anything but its exact output."""
-    try:
-        document = json.loads(text)
-        files = [
-            types_pb2.FileInfo(path=file["path"], size=file["size"], sha256=bytes.fromhex(file["sha256"]))
-            for file in document.pop("files")
-        ]
-        manifest = trainer_pb2.RevisionManifest(**document, files=files)
-    except (TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"not a manifest: {error}") from error
-    if manifest_json(manifest) != text:
-        raise ValueError("not a manifest in its canonical form")
-    return manifest

@@ -1,13 +1,12 @@
-"""Commands that talk to a trainer: publish a folder, fetch a revision, list revisions."""
+"""Commands that talk to a trainer: fetch a revision, list revisions, withdraw one; and what all commands share."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -20,16 +19,15 @@ from rich.table import Table
 from rich.text import Text
 
 from paceline.trainer.incoming import Incoming
-from paceline.trainer.manifest import check_manifest
-from paceline.trainer.revisions import CHUNK_BYTES
-from paceline.trainer.settings import FetchSettings, PublishSettings, RemoteSettings, RevisionsSettings
-from paceline.v1 import trainer_pb2, trainer_pb2_grpc, types_pb2
+from paceline.trainer.manifest import check_manifest, check_signature
+from paceline.trainer.settings import FetchSettings, RemoteSettings, RevisionsSettings, WithdrawSettings
+from paceline.v1 import trainer_pb2, trainer_pb2_grpc
 from paceline.wire.channel import connect
 from paceline.wire.errors import PacelineError
-from paceline.wire.revision import revision_id
+from paceline.wire.revision import MANIFEST, manifest_json, revision_id
+from paceline.wire.revision_folder import SIGNATURE
 from paceline.wire.settings import StartupError
 from paceline.wire.status import from_rpc_error
-from paceline.wire.upload import agreed
 
 T = TypeVar("T")
 
@@ -70,54 +68,6 @@ class Bar:
             self._progress.stop()
 
 
-def publish(settings: PublishSettings) -> int:
-    """Publishes a folder's files; prints the revision's id."""
-
-    async def call(trainer: trainer_pb2_grpc.TrainerStub) -> trainer_pb2.PublishRevisionResponse:
-        manifest = await asyncio.to_thread(manifest_of, settings)
-        with Bar("publishing", sum(file.size for file in manifest.files)) as bar:
-
-            async def parts() -> AsyncIterator[trainer_pb2.PublishRevisionRequest]:
-                yield trainer_pb2.PublishRevisionRequest(manifest=manifest)
-                if not await agreed(call):
-                    return
-                chunks = _chunks(settings.folder, manifest)
-                while chunk := await asyncio.to_thread(next, chunks, b""):
-                    yield trainer_pb2.PublishRevisionRequest(chunk=chunk)
-                    bar.advance(len(chunk))
-
-            call = trainer.PublishRevision(parts())
-            return await call
-
-    response = _run(settings, call)
-    print(response.revision.revision_id)
-    return 0
-
-
-def manifest_of(settings: PublishSettings) -> trainer_pb2.RevisionManifest:
-    """The manifest of a folder. Raises StartupError if it is empty, PacelineError for what can't be published."""
-    folder = settings.folder
-    paths = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
-    if not paths:
-        raise StartupError(f"--folder {folder}: no such folder, or no files in it")
-    manifest = trainer_pb2.RevisionManifest(
-        drafter=settings.drafter,
-        parent=settings.parent,
-        model=settings.model,
-        tokenizer_hash=settings.tokenizer_hash,
-        format=settings.format,
-        command=f"paceline-trainer publish --drafter={settings.drafter}",
-        metrics=settings.metrics,
-        files=[
-            types_pb2.FileInfo(path=path.relative_to(folder).as_posix(), size=path.stat().st_size) for path in paths
-        ],
-    )
-    for file, path in zip(manifest.files, paths, strict=True):
-        file.sha256 = _sha256(path)
-    check_manifest(manifest)
-    return manifest
-
-
 def fetch(settings: FetchSettings) -> int:
     """Fetches a revision into a new folder: whole and checked, or not at all."""
     out = settings.out
@@ -128,10 +78,10 @@ def fetch(settings: FetchSettings) -> int:
         name = await full_id(trainer, settings.revision)
         out.absolute().parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=".fetching-") as folder:
-            incoming = await receive(trainer, name, Path(folder) / "files")
-            incoming.place(out.absolute())
+            incoming, revision = await receive(trainer, name, Path(folder) / "files")
+            incoming.place(out.absolute(), files_beside(revision))
 
-    _run(settings, call)
+    run_call(settings, call)
     print(out)
     return 0
 
@@ -148,27 +98,38 @@ async def full_id(trainer: trainer_pb2_grpc.TrainerStub, beginning: str) -> str:
     return names[0]
 
 
-async def receive(trainer: trainer_pb2_grpc.TrainerStub, name: str, folder: Path) -> Incoming:
-    """A revision's files, written into `folder` and complete once placed.
+def files_beside(revision: trainer_pb2.Revision) -> dict[str, bytes]:
+    """What lies beside the files of a revision in a folder that drafters take and `publish` takes back."""
+    signature = {SIGNATURE: revision.signature} if revision.signature else {}
+    return {MANIFEST: manifest_json(revision.manifest).encode(), **signature}
+
+
+async def receive(
+    trainer: trainer_pb2_grpc.TrainerStub, name: str, folder: Path
+) -> tuple[Incoming, trainer_pb2.Revision]:
+    """A revision's files, written into `folder` and complete once placed; and what the trainer says of it.
 
     Raises PacelineError or StartupError if a byte differs from what `name` vouches for: the trainer isn't trusted.
     """
     incoming: Incoming | None = None
+    revision = trainer_pb2.Revision()
     with Bar("fetching") as bar:
         async for response in trainer.FetchRevision(trainer_pb2.FetchRevisionRequest(revision_id=name)):
             if incoming is not None:
                 await asyncio.to_thread(incoming.write, response.chunk)
                 bar.advance(len(response.chunk))
                 continue
-            manifest = response.revision.manifest
+            revision = response.revision
+            manifest = revision.manifest
             check_manifest(manifest)
+            check_signature(revision.signature)
             if revision_id(manifest) != name:
                 raise StartupError(f"the trainer sent another revision than {name}")
             bar.total = sum(file.size for file in manifest.files)
             incoming = Incoming(manifest, folder, file_mode=0o666, folder_mode=0o777)
     if incoming is None:
         raise StartupError("the trainer sent nothing")
-    return incoming
+    return incoming, revision
 
 
 async def list_all(trainer: trainer_pb2_grpc.TrainerStub, drafter: str) -> list[trainer_pb2.Revision]:
@@ -184,9 +145,21 @@ async def list_all(trainer: trainer_pb2_grpc.TrainerStub, drafter: str) -> list[
             return found
 
 
+def withdraw(settings: WithdrawSettings) -> int:
+    """Takes a revision out of use; prints its id."""
+
+    async def call(trainer: trainer_pb2_grpc.TrainerStub) -> trainer_pb2.WithdrawRevisionResponse:
+        name = await full_id(trainer, settings.revision)
+        request = trainer_pb2.WithdrawRevisionRequest(revision_id=name, reason=settings.reason)
+        return await trainer.WithdrawRevision(request, timeout=CALL_TIMEOUT_S)
+
+    print(run_call(settings, call).revision.revision_id)
+    return 0
+
+
 def revisions(settings: RevisionsSettings) -> int:
     """Lists revisions."""
-    found = _run(settings, lambda trainer: list_all(trainer, settings.drafter))
+    found = run_call(settings, lambda trainer: list_all(trainer, settings.drafter))
     if settings.json_output:
         for revision in found:
             print(json.dumps(json_format.MessageToDict(revision, preserving_proto_field_name=True)))
@@ -197,7 +170,9 @@ def revisions(settings: RevisionsSettings) -> int:
 
 def revisions_table(found: list[trainer_pb2.Revision]) -> Table:
     """For people: the beginning of each id is enough for `fetch`."""
-    table = Table("revision", "published", "drafter", "model", "format", "files", "MiB", "metrics")
+    table = Table(
+        "revision", "published", "drafter", "model", "format", "files", "MiB", "metrics", "signed", "withdrawn"
+    )
     for revision in found:
         manifest = revision.manifest
         row = (
@@ -209,12 +184,14 @@ def revisions_table(found: list[trainer_pb2.Revision]) -> Table:
             str(len(manifest.files)),
             f"{sum(file.size for file in manifest.files) / 2**20:.1f}",
             ", ".join(f"{name} {value:.3g}" for name, value in sorted(manifest.metrics.items())),
+            "yes" if revision.signature else "",
+            revision.withdrawn,
         )
         table.add_row(*(Text(cell) for cell in row))  # as text: others' names must not be read as markup
     return table
 
 
-def _run(settings: RemoteSettings, call: Callable[[trainer_pb2_grpc.TrainerStub], Awaitable[T]]) -> T:
+def run_call(settings: RemoteSettings, call: Callable[[trainer_pb2_grpc.TrainerStub], Awaitable[T]]) -> T:
     """Runs calls against the trainer; what goes wrong becomes one line."""
 
     async def connected() -> T:
@@ -230,15 +207,3 @@ def _run(settings: RemoteSettings, call: Callable[[trainer_pb2_grpc.TrainerStub]
         raise StartupError(error.message) from error
     except OSError as error:
         raise StartupError(f"{error.filename or 'disk'}: {error.strerror}") from error
-
-
-def _chunks(folder: Path, manifest: trainer_pb2.RevisionManifest) -> Iterator[bytes]:
-    for file in manifest.files:
-        with (folder / file.path).open("rb") as source:
-            while chunk := source.read(CHUNK_BYTES):
-                yield chunk
-
-
-def _sha256(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()

@@ -1,11 +1,13 @@
 """The revision store: immutable folders named by their content, published whole or not at all.
 
     revisions/<revision_id>/manifest.json   what the id is the SHA-256 of
+                            manifest.sig    the signature, if it is signed
                             record.json     when it was published
+                            withdrawn.json  why it was taken out of use, if it was
                             …               the files
 
-A revision is written into a temporary folder, synced, and then renamed into place: a reader sees the store without it
-or with all of it, whenever the process dies.
+A revision is written into a temporary folder, synced, and then renamed into place; a signature or a withdrawal that
+comes later is one file, renamed into place too. So a reader sees the store before or after, whenever the process dies.
 """
 
 from __future__ import annotations
@@ -20,21 +22,24 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 
-from paceline.trainer.durable import make_private_folder
+from paceline.trainer.durable import make_private_folder, replace_synced
 from paceline.trainer.incoming import Incoming
-from paceline.trainer.manifest import MANIFEST, RECORD, check_manifest, parse_manifest
+from paceline.trainer.manifest import RECORD, WITHDRAWN, check_manifest, check_signature
 from paceline.v1 import trainer_pb2
-from paceline.wire.errors import PacelineError, Reason
-from paceline.wire.revision import manifest_json, revision_id
+from paceline.wire.errors import PacelineError, Reason, out_of_range
+from paceline.wire.revision import MANIFEST, manifest_json, parse_manifest, revision_id
+from paceline.wire.revision_folder import SIGNATURE
 
 log = structlog.get_logger()
 
 CHUNK_BYTES = 256 * 1024
 MAX_PAGE_BYTES = 1024 * 1024
 MAX_TOKEN = 200
+MAX_REASON = 1000
 _INCOMING = ".incoming-"
 _ID = re.compile(r"[0-9a-f]{64}")
 
@@ -58,6 +63,11 @@ class StoredRevision:
     def published_unix_s(self) -> float:
         return self.revision.published_unix_s
 
+    @property
+    def in_use(self) -> bool:
+        """It was not withdrawn."""
+        return not self.revision.withdrawn
+
 
 class RevisionStore:
     """Opens or makes the store in `folder`, which must be this process's alone. Methods may run in any thread.
@@ -79,25 +89,38 @@ class RevisionStore:
 
     def _load(self, folder: Path) -> None:
         try:
-            text = (folder / MANIFEST).read_text()
-            if hashlib.sha256(text.encode()).hexdigest() != folder.name:
+            content = (folder / MANIFEST).read_bytes()
+            if hashlib.sha256(content).hexdigest() != folder.name:
                 raise ValueError("its manifest is not what was published")
-            manifest = parse_manifest(text)
+            manifest = parse_manifest(content)
             for file in manifest.files:
                 if (folder / file.path).stat().st_size != file.size:
                     raise ValueError(f"{file.path} has another size than was published")
-            published = float(json.loads((folder / RECORD).read_text())["published_unix_s"])
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            revision = trainer_pb2.Revision(
+                revision_id=folder.name,
+                manifest=manifest,
+                published_unix_s=float(json.loads((folder / RECORD).read_text())["published_unix_s"]),
+                signature=_if_there(folder / SIGNATURE),
+            )
+            withdrawn = _if_there(folder / WITHDRAWN)
+            if withdrawn:
+                revision.withdrawn = json.loads(withdrawn)["reason"]
+            check_signature(revision.signature)
+        except (OSError, ValueError, TypeError, KeyError, PacelineError) as error:
             log.error("unreadable revision left out", revision=folder.name, why=str(error)[:200])
             return
-        self._add(folder, manifest, published)
+        self._put(revision)
 
-    def _add(self, folder: Path, manifest: trainer_pb2.RevisionManifest, published: float) -> StoredRevision:
-        revision = trainer_pb2.Revision(revision_id=folder.name, manifest=manifest, published_unix_s=published)
-        stored = StoredRevision(revision, folder)
+    def _put(self, revision: trainer_pb2.Revision) -> StoredRevision:
+        stored = StoredRevision(revision, self._folder / revision.revision_id)
         # A new dictionary, so that readers in other threads never meet one that changes.
-        self._revisions = {**self._revisions, folder.name: stored}
+        self._revisions = {**self._revisions, revision.revision_id: stored}
         return stored
+
+    def _changed(self, stored: StoredRevision, **fields: Any) -> StoredRevision:
+        revision = trainer_pb2.Revision(**fields)
+        revision.MergeFrom(stored.revision)
+        return self._put(revision)
 
     def receive(self, manifest: trainer_pb2.RevisionManifest) -> Incoming:
         """Begins a revision. Raises OUT_OF_RANGE or MALFORMED for a bad manifest, UNKNOWN_REVISION for its parent."""
@@ -111,18 +134,23 @@ class RevisionStore:
             )
         return Incoming(manifest, self._folder / f"{_INCOMING}{secrets.token_hex(8)}")
 
-    def publish(self, incoming: Incoming, now_unix_s: float) -> tuple[StoredRevision, bool]:
-        """Makes a complete revision visible; tells whether it is new. The same content again gives what is there.
+    def publish(self, incoming: Incoming, now_unix_s: float, signature: bytes = b"") -> tuple[StoredRevision, bool]:
+        """Makes a complete revision visible; tells whether it is new. The same content again gives what is there; if
+        that wasn't signed it is from now on. A signature that is there stays: it is not for others to replace.
 
         Raises:
-            PacelineError: MALFORMED if bytes are missing.
+            PacelineError: MALFORMED if bytes are missing, or for what can't be a signature.
             OSError: nothing was published, except if only the last sync failed: then it may be there after a restart.
         """
+        check_signature(signature)
         name = revision_id(incoming.manifest)
         with self._publishing:
             present = self._revisions.get(name)
             if present is not None:
                 incoming.check_complete()
+                if signature and not present.revision.signature:
+                    replace_synced(present.folder / SIGNATURE, signature)
+                    present = self._changed(present, signature=signature)
                 return present, False
             # Later than all others even if the clock was set back: "newest" means published last.
             latest = max((item.published_unix_s for item in self._revisions.values()), default=-math.inf)
@@ -130,9 +158,30 @@ class RevisionStore:
             target = self._folder / name
             if target.exists():  # unreadable when the store was opened, so nobody has it
                 self._remove(target)
-            record = {MANIFEST: manifest_json(incoming.manifest), RECORD: json.dumps({"published_unix_s": published})}
-            incoming.place(target, {name: text.encode() for name, text in record.items()})
-            return self._add(target, incoming.manifest, published), True
+            beside = {
+                MANIFEST: manifest_json(incoming.manifest).encode(),
+                RECORD: json.dumps({"published_unix_s": published}).encode(),
+                **({SIGNATURE: signature} if signature else {}),
+            }
+            incoming.place(target, beside)
+            revision = trainer_pb2.Revision(
+                revision_id=name, manifest=incoming.manifest, published_unix_s=published, signature=signature
+            )
+            return self._put(revision), True
+
+    def withdraw(self, name: str, reason: str) -> tuple[StoredRevision, bool]:
+        """Takes a revision out of use; on disk when this returns. Tells whether it was in use: again changes nothing.
+
+        Raises UNKNOWN_REVISION, OUT_OF_RANGE for a reason that is none, or OSError.
+        """
+        if not 1 <= len(reason) <= MAX_REASON:
+            raise out_of_range("reason", f"{len(reason)} characters long", f"1 to {MAX_REASON} characters long")
+        with self._publishing:
+            stored = self.get(name)
+            if not stored.in_use:
+                return stored, False
+            replace_synced(stored.folder / WITHDRAWN, json.dumps({"reason": reason}).encode())
+            return self._changed(stored, withdrawn=reason), True
 
     def _remove(self, folder: Path) -> None:
         """First out of sight in one rename, so that a crash leaves no half of it under its name."""
@@ -156,6 +205,10 @@ class RevisionStore:
         """Of one drafter line, or all."""
         chosen = (item for item in self._revisions.values() if drafter in ("", item.drafter))
         return sorted(chosen, key=_place)
+
+    def newest_in_use(self, drafter: str = "") -> StoredRevision | None:
+        """Of one drafter line, or all; None if there is none that has not been withdrawn."""
+        return next((item for item in self.newest_first(drafter) if item.in_use), None)
 
     def page(self, drafter: str, size: int, token: str) -> tuple[list[StoredRevision], str]:
         """Up to `size` revisions after the one that `token` names, and the next token ("" at the end).
@@ -195,6 +248,13 @@ class RevisionStore:
                 raise _damaged(stored, file.path) from error
             if whole.digest() != file.sha256:
                 raise _damaged(stored, file.path)
+
+
+def _if_there(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
 
 
 def _damaged(stored: StoredRevision, path: str) -> PacelineError:

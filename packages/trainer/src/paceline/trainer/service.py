@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 import structlog
@@ -12,6 +13,7 @@ import structlog
 from paceline.trainer.convert import lessons_from_proto
 from paceline.trainer.durable import storage_error
 from paceline.trainer.incoming import Incoming
+from paceline.trainer.manifest import check_signature
 from paceline.trainer.replay import ReplayBuffer
 from paceline.trainer.revisions import RevisionStore, StoredRevision
 from paceline.trainer.watchers import Watchers
@@ -97,7 +99,7 @@ class TrainerService(trainer_pb2_grpc.TrainerServicer):
             try:
                 await go_on(context)
                 await _received(request_iterator, incoming, self._idle_s)
-                stored = await self._publish(revisions, incoming)
+                stored = await self._publish(revisions, incoming, first.signature if first else b"")
             finally:
                 await asyncio.shield(asyncio.to_thread(incoming.discard))
         except OSError as error:
@@ -107,20 +109,42 @@ class TrainerService(trainer_pb2_grpc.TrainerServicer):
             self._num_publishers -= 1
         return trainer_pb2.PublishRevisionResponse(revision=stored.revision)
 
-    async def _publish(self, revisions: RevisionStore, incoming: Incoming) -> StoredRevision:
-        """Goes on when the caller leaves: watchers must hear of everything that readers can see."""
-
+    async def _publish(self, revisions: RevisionStore, incoming: Incoming, signature: bytes) -> StoredRevision:
         async def publish() -> StoredRevision:
-            stored, is_new = await asyncio.to_thread(revisions.publish, incoming, self._clock())
+            stored, is_new = await asyncio.to_thread(revisions.publish, incoming, self._clock(), signature)
             if is_new:
                 log.info("revision published", revision=stored.revision_id, drafter=stored.drafter)
-                self.watchers.publish(stored)
+                if revisions.get(stored.revision_id).in_use:  # it may have been withdrawn since
+                    self.watchers.publish(stored)
             return stored
 
-        task = asyncio.create_task(publish())
+        return await self._to_its_end(publish())
+
+    async def _to_its_end(self, change: Coroutine[Any, Any, StoredRevision]) -> StoredRevision:
+        """Goes on when the caller leaves: watchers must hear of everything that readers can see."""
+        task = asyncio.create_task(change)
         self._publishing.add(task)
         task.add_done_callback(self._publishing.discard)
         return await asyncio.shield(task)
+
+    async def WithdrawRevision(
+        self, request: trainer_pb2.WithdrawRevisionRequest, context: grpc.aio.ServicerContext
+    ) -> trainer_pb2.WithdrawRevisionResponse:
+        revisions = self.ready().revisions
+
+        async def withdraw() -> StoredRevision:
+            stored, is_new = await asyncio.to_thread(revisions.withdraw, request.revision_id, request.reason)
+            if is_new:
+                log.info("revision withdrawn", revision=stored.revision_id, drafter=stored.drafter, why=request.reason)
+                self.watchers.withdraw(stored, revisions.newest_in_use(stored.drafter))
+            return stored
+
+        try:
+            stored = await self._to_its_end(withdraw())
+        except OSError as error:
+            log.error("a withdrawal can't be stored", why=error.strerror)
+            raise storage_error(error) from error
+        return trainer_pb2.WithdrawRevisionResponse(revision=stored.revision)
 
     async def ListRevisions(
         self, request: trainer_pb2.ListRevisionsRequest, context: grpc.aio.ServicerContext
@@ -146,7 +170,8 @@ class TrainerService(trainer_pb2_grpc.TrainerServicer):
     ) -> AsyncIterator[trainer_pb2.WatchRevisionsResponse]:
         revisions = self.ready().revisions
         with self.watchers.watch(request.drafter) as slot:
-            for newest in revisions.newest_first(request.drafter)[:1]:
+            newest = revisions.newest_in_use(request.drafter)
+            if newest is not None:
                 slot.put(newest)
             async for stored in slot:
                 yield trainer_pb2.WatchRevisionsResponse(revision=stored.revision)
@@ -157,6 +182,7 @@ async def _begun(first: trainer_pb2.PublishRevisionRequest | None, revisions: Re
     """A temporary folder for what a publisher's manifest announces; none stays of a manifest that is refused."""
     if first is None or first.WhichOneof("part") != "manifest":
         raise PacelineError(Reason.MALFORMED, "the first message must be the manifest", field="manifest")
+    check_signature(first.signature)
     beginning = asyncio.ensure_future(asyncio.to_thread(revisions.receive, first.manifest))
     try:
         return await asyncio.shield(beginning)

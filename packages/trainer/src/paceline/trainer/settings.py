@@ -32,22 +32,44 @@ class RemoteSettings(ClientSettings):
 
 
 class PublishSettings(RemoteSettings):
-    """Publishes the files of a folder as a revision."""
+    """Publishes the files of a folder as a revision.
+
+    A folder with a manifest.json is published as that says; then no setting may say otherwise. For others the settings
+    say what they are.
+    """
 
     folder: Path
     """Folder with the files."""
-    drafter: str
+    drafter: str = ""
     """The line of revisions it belongs to, e.g. tiny_lm."""
     model: str = ""
     """The target it was made for."""
     tokenizer_hash: str = ""
     """The target's tokenizer."""
-    format: str = "safetensors"
-    """safetensors or onnx."""
+    format: str = ""
+    """safetensors or onnx; empty: the manifest's, or safetensors."""
     metrics: dict[str, float] = Field(default_factory=dict)
     """What was measured, e.g. --metrics acceptance=0.61; may be repeated."""
     parent: str = ""
     """revision_id that it was made from."""
+    sign: Path | None = None
+    """Private key that `keygen` wrote, to sign the revision with; a manifest.sig in the folder is sent without."""
+
+
+class KeygenSettings(ClientSettings):
+    """Makes a key to sign revisions with, and FILE.pub, which drafters check them by."""
+
+    out: Path
+    """File to make for the private key; it must not exist. It isn't encrypted: its owner alone can read it."""
+
+
+class WithdrawSettings(RemoteSettings):
+    """Takes a revision out of use; its files stay. Repeating it is harmless."""
+
+    revision: str
+    """revision_id to withdraw, or enough of its beginning."""
+    reason: str = Field(min_length=1, max_length=1000)
+    """Why, for people."""
 
 
 class FetchSettings(RemoteSettings):

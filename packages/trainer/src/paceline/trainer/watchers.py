@@ -28,6 +28,14 @@ class Watchers:
         for slot in self._slots:
             slot.put(stored)
 
+    def withdraw(self, stored: StoredRevision, newest: StoredRevision | None) -> None:
+        """Tells everybody whose line it is that a revision was withdrawn.
+
+        newest: of its line, of those in use. Who was about to hear of the other and missed this one gets this one.
+        """
+        for slot in self._slots:
+            slot.withdraw(stored, newest)
+
     @contextmanager
     def watch(self, drafter: str) -> Iterator[_Slot]:
         """A slot that revisions of a drafter line ("" for all) fall into; iterate over it. Raises OVERLOADED."""
@@ -51,22 +59,38 @@ class Watchers:
 
 
 class _Slot:
-    """The latest revision of each line that its watcher hasn't taken yet."""
+    """What its watcher hasn't taken yet: the latest revision of each line, and withdrawals."""
 
     def __init__(self, drafter: str) -> None:
         self._drafter = drafter
         self._latest: dict[str, StoredRevision] = {}
-        self._seen_unix_s: dict[str, float] = {}
+        self._withdrawn: dict[str, StoredRevision] = {}  # by id
+        self._given_unix_s: dict[str, float] = {}
         self._changed = asyncio.Event()
         self._closed = False
 
     def put(self, stored: StoredRevision) -> None:
         """Nothing goes backwards, and nothing comes twice, in whatever order publishers get here."""
         line = stored.drafter
-        if self._drafter in ("", line) and stored.published_unix_s > self._seen_unix_s.get(line, -math.inf):
-            self._seen_unix_s[line] = stored.published_unix_s
+        if self._drafter not in ("", line):
+            return
+        waiting = self._latest.get(line)
+        known_unix_s = waiting.published_unix_s if waiting else self._given_unix_s.get(line, -math.inf)
+        if stored.published_unix_s > known_unix_s:
             self._latest[line] = stored
             self._changed.set()
+
+    def withdraw(self, stored: StoredRevision, newest: StoredRevision | None) -> None:
+        line = stored.drafter
+        if self._drafter not in ("", line):
+            return
+        waiting = self._latest.get(line)
+        if waiting is not None and waiting.revision_id == stored.revision_id:
+            del self._latest[line]
+            if newest is not None:
+                self.put(newest)
+        self._withdrawn[stored.revision_id] = stored
+        self._changed.set()
 
     def close(self) -> None:
         self._closed = True
@@ -76,5 +100,10 @@ class _Slot:
         while not self._closed:
             await self._changed.wait()
             self._changed.clear()
-            while self._latest:
-                yield self._latest.pop(next(iter(self._latest)))
+            while self._withdrawn or self._latest:
+                if self._withdrawn:
+                    yield self._withdrawn.pop(next(iter(self._withdrawn)))
+                    continue
+                stored = self._latest.pop(next(iter(self._latest)))
+                self._given_unix_s[stored.drafter] = stored.published_unix_s
+                yield stored
