@@ -4,18 +4,36 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from structlog.testing import capture_logs
-from tiny_heads import CARD_OF_LM, FEATURES, IDS, LAYERS, TARGET_HIDDEN, VOCAB, Array, head_alone, save_head
+from tiny_heads import (
+    CARD_OF_HEAD,
+    CARD_OF_LM,
+    FEATURES,
+    IDS,
+    LAYERS,
+    TARGET_HIDDEN,
+    VOCAB,
+    Array,
+    head_alone,
+    save_head,
+)
 
+from paceline.drafter.drafting import DraftModel
+from paceline.drafter.loading import Loader
 from paceline.drafter.models.strategies import HEAD_SHAPE, USUAL_SHAPE
-from paceline.drafter.service import load_models, make_fleet, make_identity
+from paceline.drafter.presence import make_fleet
+from paceline.drafter.revisions.check import check_successor
+from paceline.drafter.service import make_drafting, make_identity
 from paceline.drafter.settings import DrafterSettings
 from paceline.v1 import drafting_pb2, types_pb2
+from paceline.wire.errors import PacelineError
+from paceline.wire.revision_folder import open_revision
 from paceline.wire.settings import StartupError
 
 PROMPT = [5, 8, 999, 11, 14, 7, 20]
@@ -39,15 +57,16 @@ def settings_of(address: str = "", strategies: str = "feature_head", **more: Any
 
 
 @asynccontextmanager
-async def drafting_for(address: str, **options: Any) -> AsyncIterator[None]:
+async def drafting_for(address: str, **options: Any) -> AsyncIterator[list[DraftModel]]:
     settings = settings_of(address, **options)
-    models = load_models(settings)
-    fleet = make_fleet(settings, make_identity(settings, models), models)
+    models = Loader(settings).models()
+    identity = make_identity(settings, models)
+    fleet = make_fleet(settings, lambda: identity, make_drafting(settings, models))
     for model in models:
         model.lane.start()
     fleet.update(())
     try:
-        yield
+        yield models
     finally:
         await fleet.close()
         for model in models:
@@ -180,6 +199,36 @@ async def test_each_strategy_takes_the_revision_that_is_made_for_it(start_verifi
         assert {index for tree in trees for index in tree.strategy} == {0, 1}
 
 
+async def test_another_head_takes_over_while_a_session_goes_on(start_verifier: Any, folders: dict[str, Path]):
+    """Its context begins with the next states."""
+    verifier = await start_verifier(peer=PEER, hidden_size=TARGET_HIDDEN)
+    revision = str(folders["head"])
+    async with drafting_for(verifier.address, revision=revision) as (model,):
+        stream = await verifier.stream()
+        target = Target(stream)
+        target.commit([8])
+        await answer(stream)
+        await model.swap(Loader(settings_of(revision=revision)).work("feature_head"))
+        start = target.told
+        target.commit([5, 11])
+        draft = (await answer(stream))[-1]
+        assert len(draft.tokens) == 3
+        assert list(draft.tokens) == target.drafted(3, start)
+
+
+def test_a_head_that_wants_other_layers_does_not_take_over(folders: dict[str, Path], tmp_path: Path):
+    other = save_head(tmp_path / "other", replace(CARD_OF_HEAD, feature_layers=(2, 6)), tokenizer_hash="h")
+    before = open_revision(folders["head"])
+    check_successor(before, before, {"feature_head"}, ())
+    with pytest.raises(PacelineError, match=r"\(2, 6\)"):
+        check_successor(open_revision(other), before, {"feature_head"}, ())
+
+
+def test_a_line_is_followed_by_strategies_of_one_kind():
+    with pytest.raises(ValueError, match="its own process"):
+        settings_of(strategies="onnx_lm,feature_head", trainer="localhost:1", line="x")
+
+
 @pytest.mark.parametrize(
     ("strategies", "revisions", "why"),
     [
@@ -194,7 +243,7 @@ def test_revisions_that_do_not_fit_the_strategies_are_refused(
 ):
     revision = ",".join(str(folders[name]) for name in revisions)
     with pytest.raises(StartupError, match=why):
-        load_models(settings_of(strategies=strategies, revision=revision))
+        Loader(settings_of(strategies=strategies, revision=revision)).models()
 
 
 def test_trees_have_the_shape_that_suits_the_strategy_unless_it_is_set():

@@ -13,8 +13,10 @@ import pytest
 
 from paceline.drafter import convert
 from paceline.drafter import link as link_module
+from paceline.drafter.identity import Identity
 from paceline.drafter.link import Link
-from paceline.drafter.service import make_fleet, make_identity
+from paceline.drafter.presence import make_fleet
+from paceline.drafter.service import make_drafting, make_identity
 from paceline.drafter.session import MAX_CONTEXT_TOKENS, Terms
 from paceline.drafter.settings import DrafterSettings
 from paceline.v1 import drafting_pb2, types_pb2
@@ -28,7 +30,8 @@ BOUNDS = TreeBounds(max_nodes=16, max_depth=8, vocab_size=VOCAB, num_strategies=
 
 def new_link(address: str) -> Link:
     settings = DrafterSettings(drafter_id="d1", name="test", verifiers=address)
-    link = make_fleet(settings, make_identity(settings))._new_link(address)
+    identity = make_identity(settings)
+    link = make_fleet(settings, lambda: identity, make_drafting(settings))._new_link(address)
     assert isinstance(link, Link)
     return link
 
@@ -299,7 +302,7 @@ def test_a_ping_and_its_pong_carry_any_nonce() -> None:
 def test_hello_and_the_announcement_say_whether_the_drafter_is_somebodys_own() -> None:
     for own in (False, True):
         assert convert.hello("d", "n", ["s"], 0, own).hello.own is own
-        assert convert.member("d", "n", ["s"], own).own is own
+        assert convert.member(Identity("d", "n", ("s",), 0, own)).own is own
 
 
 def test_somebodys_own_drafter_leaves_a_verifier_that_would_announce_everybody_to_it() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -11,6 +12,7 @@ import pytest
 from conftest import Deploy, Deployment, answer, eventually
 
 from paceline.router.arms import PLAIN, Arm
+from paceline.router.convert import member_to_proto
 from paceline.router.member import Member, Role
 from paceline.v1 import generation_pb2, router_pb2, types_pb2
 from paceline.wire.errors import PacelineError, Reason
@@ -194,3 +196,34 @@ async def test_a_client_that_asks_for_segments_gets_no_outcomes_and_changes_no_s
     kinds = [event.WhichOneof("event") async for event in deployment.stub.Generate(request)]
     assert "outcome" not in kinds
     assert verifier.requests[0].segment_tokens == 8
+
+
+async def test_a_revision_on_trial_gets_some_requests_instead_of_the_one_at_work_until_there_is_a_verdict(
+    deploy: Deploy,
+) -> None:
+    """`fixed` always wants x; the new one is faster than the old."""
+    deployment = await deploy(policy="fixed", trial_every=2, trial_segments=20)
+
+    def speed(names: frozenset[str]) -> float:
+        assert not {"x", "x~trial"} <= names, "never both"
+        return 2.0 if "x~trial" in names else 1.5 if "x" in names else 1.0
+
+    verifier = await deployment.verifier("v", drafters={"x-1": "x", "x-1~t": "x~trial"}, speed=speed)
+    on_trial = Member("x-1~t", Role.DRAFTER, name="x~trial", own=True, trial_of="x-1", revision="r")
+    member = member_to_proto(replace(on_trial, protocol=(1, 1), package="p", version="0"))
+    verdicts = []
+    for number in range(60):
+        answer = await deployment.registry.Announce(router_pb2.AnnounceRequest(member=member))
+        verdicts.append(answer.verdict.outcome)
+        await ids_of(deployment.generate(seed=number, max_tokens=8))
+        if verdicts[-1]:
+            break
+    asked = [tuple(request.speculation.drafters) for request in verifier.requests]
+    assert set(asked) == {("x",), ("x-1~t",)}
+    assert asked[-1] == ("x",), "after the verdict nobody is tried"
+    assert verdicts[-1] == router_pb2.TrialVerdict.OUTCOME_BETTER
+    assert answer.verdict.mean_reward == pytest.approx(2.0)
+    assert answer.verdict.mean_reward_before == pytest.approx(1.5)
+    assert min(answer.verdict.segments, answer.verdict.segments_before) >= 20
+    assert pulls(deployment, Arm(("x",))) > 0
+    assert mean(deployment, Arm(("x",))) == pytest.approx(1.5), "the trial's segments say nothing of the arm"

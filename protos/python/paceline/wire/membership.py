@@ -31,6 +31,7 @@ class Membership:
         settings: how to dial them.
         describe: what to announce, asked anew for each announcement (load changes).
         on_roster: called with the union of all routers' verifiers and trainers after each announcement.
+        on_verdict: called with what a router has found out about a drafter on trial, each time it says so.
     """
 
     def __init__(
@@ -39,9 +40,11 @@ class Membership:
         settings: ClientSettings,
         describe: Callable[[], router_pb2.Member],
         on_roster: Callable[[list[router_pb2.Member]], None] = lambda _members: None,
+        on_verdict: Callable[[router_pb2.TrialVerdict], None] = lambda _verdict: None,
     ) -> None:
         self._describe = describe
         self._on_roster = on_roster
+        self._on_verdict = on_verdict
         self._channels = {address: connect(address, settings) for address in routers}
         self._rosters: dict[str, list[router_pb2.Member]] = {}
         self._task: asyncio.Task[None] | None = None
@@ -73,6 +76,8 @@ class Membership:
                 known = True
                 self._rosters[address] = [*response.verifiers, *response.trainers]
                 self._on_roster(self._union())
+                if response.verdict.outcome != router_pb2.TrialVerdict.OUTCOME_UNSPECIFIED:
+                    self._on_verdict(response.verdict)
                 pause_s = min(response.lease_s / 3, MAX_INTERVAL_S)
             except (grpc.aio.AioRpcError, PacelineError) as error:
                 refusal = from_rpc_error(error) if isinstance(error, grpc.aio.AioRpcError) else error

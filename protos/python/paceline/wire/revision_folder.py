@@ -81,6 +81,14 @@ def open_revision(folder: Path) -> Revision:
     return Revision(folder, manifest, parse_card(_read_listed(folder, manifest, CARD)))
 
 
+def signature_in(folder: Path) -> bytes:
+    """What lies beside the manifest as its signature; empty if nothing does. Nobody has checked it."""
+    try:
+        return _read(folder, SIGNATURE, SIGNATURE_BYTES)
+    except PacelineError:
+        return b""
+
+
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
     """A folder to fill, which becomes `out` when the block ends, on disk and whole. If it fails nothing is left.

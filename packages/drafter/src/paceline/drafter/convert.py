@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from paceline.drafter.features import Features, is_finite
+from paceline.drafter.identity import Identity
 from paceline.drafter.opening import Opening
 from paceline.drafter.session import MAX_CONTEXT_TOKENS, Draft, Terms
 from paceline.drafter.strategies.base import Commit, Sampling, TopK
@@ -33,6 +34,7 @@ def hello(
     own: bool = False,
     feature_layers: Sequence[int] = (),
     feature_window: int = 0,
+    revision: str = "",
 ) -> drafting_pb2.DrafterMessage:
     """own: only sessions whose request names the drafter's id are announced to it."""
     return drafting_pb2.DrafterMessage(
@@ -45,6 +47,7 @@ def hello(
             own=own,
             feature_layers=feature_layers,
             feature_window=feature_window,
+            revision=revision,
         )
     )
 
@@ -68,15 +71,17 @@ def draft_message(draft: Draft) -> drafting_pb2.DrafterMessage:
     return drafting_pb2.DrafterMessage(draft=tree)
 
 
-def member(drafter_id: str, name: str, strategies: Sequence[str], own: bool = False) -> router_pb2.Member:
+def member(identity: Identity) -> router_pb2.Member:
     """What is announced to routers."""
     return router_pb2.Member(
-        id=drafter_id,
+        id=identity.drafter_id,
         role=router_pb2.ROLE_DRAFTER,
-        name=name,
-        strategies=strategies,
+        name=identity.name,
+        strategies=identity.strategies,
+        revision=identity.revision,
         peer=make_peer(PACKAGE, VERSION),
-        own=own,
+        own=identity.own,
+        trial_of=identity.trial_of,
     )
 
 

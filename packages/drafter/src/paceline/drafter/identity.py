@@ -17,6 +17,8 @@ class Identity:
         own: it drafts only for requests that name its id.
         feature_layers: of the target, whose states it wants with each commit; none if it has no head.
         feature_window: of how many of a prompt's last positions; 0 is of as many as a verifier gives.
+        revision: id of the weights it drafts with, if they are a revision's.
+        trial_of: id of the drafter whose place it takes on some requests, to find out which is better.
     """
 
     drafter_id: str
@@ -26,3 +28,5 @@ class Identity:
     own: bool = False
     feature_layers: tuple[int, ...] = ()
     feature_window: int = 0
+    revision: str = ""
+    trial_of: str = ""

@@ -7,7 +7,8 @@ import itertools
 import queue
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -41,6 +42,8 @@ class ModelLane:
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._streams: dict[int, LaneStream] = {}  # read and written by the thread alone
         self._numbers = itertools.count()
+        self._texts: dict[Key, _Text] = {}  # what a model that takes over has to read; the thread's alone, too
+        self.num_failures = 0  # of the model
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name=strategy, daemon=True)
 
@@ -69,7 +72,39 @@ class ModelLane:
         """Has the thread do something between two forward passes."""
         self._inbox.put(event)
 
+    def swap(self, worker: ModelWorker, new_session: NewSession, exchange: Callable[[], bool]) -> Future[bool]:
+        """Has another model take over between two forward passes; what runs goes on with it, no stream notices.
+
+        Args:
+            worker: of the model that takes over, without sessions.
+            new_session: makes the state of a session on it.
+            exchange: called on the thread right before; if it says no, all stays as it is, and the result is False.
+        """
+        swapped: Future[bool] = Future()
+
+        def event() -> None:
+            if not swapped.set_running_or_notify_cancel():
+                return
+            try:
+                swapped.set_result(exchange() and self._take_over(worker, new_session))
+            except Exception as error:
+                swapped.set_exception(error)
+
+        self.call(event)
+        return swapped
+
     # From here on, on the thread.
+
+    def _take_over(self, worker: ModelWorker, new_session: NewSession) -> bool:
+        for key in worker.sessions():  # of a lane that it has left
+            worker.closed(key)
+        before, self._worker, self._new_session = self._worker, worker, new_session
+        for key, is_due in before.sessions().items():
+            text = self._texts[key]
+            opening = replace(text.opening, tokens=tuple(text.tokens), digest=text.digest)
+            # One that has had its draft gets no second one; its text is read while the verifier is at work.
+            self._begin(text.stream, opening, text.budget, is_due)
+        return True
 
     def _run(self) -> None:
         while not self._stopping:
@@ -78,6 +113,7 @@ class ModelLane:
                 drafts = self._worker.work()
             except Exception:  # out of memory, say: it costs these sessions their drafts and nobody else anything
                 log.exception("model failed", strategy=self.strategy)
+                self.num_failures += 1
                 drafts = self._worker.give_up()
             for draft in drafts:
                 self._deliver(draft)
@@ -96,31 +132,52 @@ class ModelLane:
     def _deliver(self, draft: ModelDraft) -> None:
         number, session_id = draft.key
         if draft.gone:
+            self._texts.pop(draft.key, None)
             log.warning("can't draft for a session", strategy=self.strategy, session=session_id, why=draft.gone)
         stream = self._streams.get(number)
         if stream is not None:
             stream.hand_over(draft)
 
     def open(self, stream: LaneStream, opening: Opening, budget: Budget) -> None:
+        self._begin(stream, opening, budget, is_due=True)
+
+    def _begin(self, stream: LaneStream, opening: Opening, budget: Budget, is_due: bool) -> None:
         key = (stream.number, opening.session_id)
         try:
             session = self._new_session(stream.kind, opening)
         except PacelineError as error:
             self._deliver(ModelDraft(key, len(opening.tokens), Candidates(), gone=error.message))
             return
-        self._worker.opened(key, session, budget, stream.pace)
+        self._texts[key] = _Text(stream, opening, budget, list(opening.tokens), opening.digest)
+        self._worker.opened(key, session, budget, stream.pace, is_due)
 
     def commit(self, key: Key, commit: Commit) -> None:
+        text = self._texts.get(key)
+        if text is not None:
+            text.tokens.extend(commit.tokens)
+            text.digest = commit.digest
         for draft in self._worker.committed(key, commit):
             self._deliver(draft)
 
     def close(self, key: Key) -> None:
+        self._texts.pop(key, None)
         self._worker.closed(key)
 
     def detach(self, stream: LaneStream, session_ids: set[int]) -> None:
         self._streams.pop(stream.number, None)
         for session_id in session_ids:
-            self._worker.closed((stream.number, session_id))
+            self.close((stream.number, session_id))
+
+
+@dataclass(slots=True)
+class _Text:
+    """A session that is drafted for: what it was opened with, and its text as it is now."""
+
+    stream: LaneStream
+    opening: Opening
+    budget: Budget
+    tokens: list[int]
+    digest: int
 
 
 @dataclass(slots=True, eq=False)

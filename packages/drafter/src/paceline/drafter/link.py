@@ -55,7 +55,7 @@ class Link:
     Args:
         address: host:port of the verifier.
         settings: how to dial.
-        identity: who this drafter is.
+        identity: who this drafter is, asked at the beginning of each stream (its revision may change).
         new_sessions: makes the state of a new stream.
         jitter: a number in [0, 1) at each call, so that drafters do not come back all at once.
     """
@@ -64,7 +64,7 @@ class Link:
         self,
         address: str,
         settings: ClientSettings,
-        identity: Identity,
+        identity: Callable[[], Identity],
         new_sessions: NewSessions,
         jitter: Callable[[], float],
     ) -> None:
@@ -122,7 +122,7 @@ class Link:
         return self._pause_s()
 
     async def _handshake(self, call: Any) -> Terms:
-        identity = self._identity
+        identity = self._identity()
         hello = convert.hello(
             identity.drafter_id,
             identity.name,
@@ -131,6 +131,7 @@ class Link:
             identity.own,
             identity.feature_layers,
             identity.feature_window,
+            identity.revision,
         )
         await call.write(hello)
         message = await call.read()

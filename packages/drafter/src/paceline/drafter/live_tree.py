@@ -92,28 +92,26 @@ class LiveTree:
 
     def add(self, parent: int, rank: int) -> int:
         """Makes the successor with that rank of an expanded node a node, if it isn't one; returns its index."""
+        return self.add_all(parent, (rank,))[0]
+
+    def add_all(self, parent: int, ranks: Sequence[int]) -> list[int]:
+        """`add` for several of a node's successors, in that order."""
         above = self.nodes[parent]
-        known = above.children
-        if rank < len(known) and self.nodes[known[rank]].rank == rank:
-            return known[rank]  # most policies add the successors in order
-        for child in known:
-            if self.nodes[child].rank == rank:
-                return child
+        known = {self.nodes[child].rank: child for child in above.children}
+        if all(rank in known for rank in ranks):
+            return [known[rank] for rank in ranks]
         successors = above.successors
         assert successors is not None, "only an expanded node has successors"
-        claim = min(float(successors.claims[rank]), 0.0)  # rounding may leave a certainty a hair above 0
-        node = LiveNode(
-            token=int(successors.tokens[rank]),
-            parent=parent,
-            depth=above.depth + 1,
-            rank=rank,
-            claim=claim,
-            log_value=above.log_value + claim,
-            log_q=above.log_q + float(successors.log_q[rank]),
-        )
-        self.nodes.append(node)
-        known.append(len(self.nodes) - 1)
-        return len(self.nodes) - 1
+        tokens, log_q, claims = successors.tokens.tolist(), successors.log_q.tolist(), successors.claims.tolist()
+        depth, log_value, above_log_q = above.depth + 1, above.log_value, above.log_q
+        for rank in ranks:
+            if rank not in known:
+                claim = min(claims[rank], 0.0)  # rounding may leave a certainty a hair above 0
+                known[rank] = len(self.nodes)
+                above.children.append(len(self.nodes))
+                value, path_log_q = log_value + claim, above_log_q + log_q[rank]
+                self.nodes.append(LiveNode(tokens[rank], parent, depth, rank, claim, value, path_log_q))
+        return [known[rank] for rank in ranks]
 
     def path(self, index: int) -> list[int]:
         """Indices from the child of the root down to the node; empty for the root."""

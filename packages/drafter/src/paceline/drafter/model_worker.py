@@ -126,9 +126,13 @@ class ModelWorker:
 
     # What happens to sessions.
 
-    def opened(self, key: Key, session: Session, budget: Budget, pace: Pace) -> None:
-        """A session, or one anew."""
-        self._sessions[key] = _Work(session, budget, pace, committed_at=self._clock())
+    def opened(self, key: Key, session: Session, budget: Budget, pace: Pace, due: bool = True) -> None:
+        """A session, or one anew. due: its text as it is now waits for a draft."""
+        self._sessions[key] = _Work(session, budget, pace, due, committed_at=self._clock())
+
+    def sessions(self) -> dict[Key, bool]:
+        """All there are; whether a draft is due."""
+        return {key: work.due for key, work in self._sessions.items()}
 
     def committed(self, key: Key, commit: Commit) -> list[ModelDraft]:
         """A session goes on; a last draft of it if its text can't be followed."""

@@ -7,6 +7,7 @@ Drafter-Invariant Speculative Decoding*), so at a temperature the successors are
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,9 @@ MAX_DRAWN = 64
 # How much a lead in log q + noise is trusted: claims are softmax(SHARPNESS * (log q + noise)). 1 would take the noise
 # for a part of the distribution, infinity would trust the model blindly; calibration corrects what is left.
 SHARPNESS = 2.0
+
+FOLDS = 16
+_LEAST_SHIFTED = np.float32(-1e4)  # a weight of 0, and times 0 it is 0
 
 Floats = npt.NDArray[np.float64]
 
@@ -49,25 +53,31 @@ class Reader:
 
     def read(self, logits: Logits, positions: Sequence[int]) -> list[Successors]:
         """logits: [n, vocab]; positions: of the target's token that each row predicts [n]."""
-        return [self._row(row, position) for row, position in zip(logits, positions, strict=True)]
-
-    def _row(self, row: npt.NDArray[np.float32], position: int) -> Successors:
-        row = row[: self.size]
+        logits = logits[:, : self.size]
         if self.allowed is not None:
-            row = np.where(self.allowed[: len(row)], row, -np.inf)
+            logits = np.where(self.allowed[: logits.shape[1]], logits, np.float32(-np.inf))
         temperature = self.sampling.temperature
-        scaled = row.astype(np.float64) / (temperature if temperature > 0.0 else 1.0)
-        top = scaled.max()
-        if not np.isfinite(top):
-            return _NOTHING  # nothing is allowed, or the model is broken
-        weights = np.exp(scaled - top)
-        total = weights.sum()
-        # Probability 0 times logarithm minus infinity is nothing.
-        entropy = float(np.log(total) - np.dot(weights, np.where(weights > 0.0, scaled - top, 0.0)) / total)
         noisy = (temperature > 0.0 or self.draws) and self.noise_ids is not None
-        best = _best(scaled, MAX_DRAWN if noisy else self.width)
-        log_q = scaled[best] - top - np.log(total)
-        if temperature > 0.0:
+        best = _best(logits, MAX_DRAWN if noisy else self.width)
+        scale = 1.0 / temperature if temperature > 0.0 else 1.0
+        values = logits[np.arange(len(best))[:, None], best].astype(np.float64) * scale
+        tops = values[:, 0].tolist()  # not finite if nothing is allowed, or the model is broken
+        log_totals, entropies = _masses(logits, scale)
+        found: list[Successors] = []
+        for row, (top, position) in enumerate(zip(tops, positions, strict=True)):
+            if not math.isfinite(top):
+                found.append(_NOTHING)
+                continue
+            num_finite = len(best[row]) if math.isfinite(values[row, -1]) else int(np.isfinite(values[row]).sum())
+            log_q = values[row, :num_finite] - top - log_totals[row]
+            found.append(self._chosen(best[row, :num_finite], log_q, position, entropies[row], noisy))
+        return found
+
+    def _chosen(
+        self, best: npt.NDArray[np.int64], log_q: Floats, position: int, entropy: float, noisy: bool
+    ) -> Successors:
+        """best: likeliest first."""
+        if self.sampling.temperature > 0.0:
             kept = _kept(log_q, self.sampling)
             best, log_q = best[:kept], log_q[:kept]
             log_q = log_q - np.logaddexp.reduce(log_q) if kept < MAX_DRAWN else log_q
@@ -91,12 +101,41 @@ class Reader:
 _NOTHING = Successors(np.zeros(0, np.int64), np.zeros(0), np.zeros(0), np.zeros(0), 0.0)
 
 
-def _best(values: Floats, count: int) -> npt.NDArray[np.int64]:
-    """Indices of the `count` greatest finite values, greatest first, ties by index."""
-    count = min(count, len(values))
-    found = np.argpartition(values, len(values) - count)[len(values) - count :]
-    found = found[np.isfinite(values[found])]
-    return found[np.lexsort((found, -values[found]))].astype(np.int64)
+def _masses(logits: Logits, scale: float) -> tuple[list[float], list[float]]:
+    """Of each row the logarithm of its weights' sum, the likeliest's being 1, and its entropy."""
+    with np.errstate(invalid="ignore", over="ignore"):  # rows that are not finite are nobody's
+        shifted = (logits - logits.max(axis=1, keepdims=True)) * np.float32(scale)
+        np.maximum(shifted, _LEAST_SHIFTED, out=shifted)
+        weights = np.exp(shifted)
+        totals = weights.sum(axis=1, dtype=np.float32).astype(np.float64)
+        log_totals = np.log(totals)
+        entropies = log_totals - np.vecdot(weights, shifted) / totals
+    return log_totals.tolist(), entropies.tolist()
+
+
+def _best(rows: Logits, count: int) -> npt.NDArray[np.int64]:
+    """Indices of each row's `count` greatest values, greatest first, ties by index; what is not finite comes last, but
+    for rows that have such a maximum.
+
+    They lie in those columns of a row's `FOLDS` parts in which the maxima are greatest, so most is looked at once only.
+    """
+    num_rows, size = rows.shape
+    count = min(count, size)
+    columns = size // FOLDS
+    each = np.arange(num_rows)[:, None]
+    if columns < 2 * count:
+        places = np.argpartition(rows, size - count, axis=1)[:, size - count :]
+    else:
+        maxima = rows[:, : columns * FOLDS].reshape(num_rows, FOLDS, columns).max(axis=1)
+        chosen = np.argpartition(maxima, columns - count, axis=1)[:, None, columns - count :]
+        candidates = (chosen + np.arange(0, columns * FOLDS, columns)[:, None]).reshape(num_rows, -1)
+        if size % FOLDS:
+            rest = np.broadcast_to(np.arange(columns * FOLDS, size), (num_rows, size % FOLDS))
+            candidates = np.concatenate([candidates, rest], axis=1)
+        within = np.argpartition(rows[each, candidates], candidates.shape[1] - count, axis=1)[:, -count:]
+        places = candidates[each, within]
+    order = np.lexsort((places, -rows[each, places]), axis=1)
+    return places[each, order].astype(np.int64, copy=False)
 
 
 def _kept(log_q: Floats, sampling: Sampling) -> int:

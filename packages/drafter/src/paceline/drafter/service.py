@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import secrets
 from collections.abc import Sequence
 
-from paceline.drafter import convert
-from paceline.drafter.drafting import Drafting, DraftModel, Workload, draft_model
+from paceline.drafter.drafting import Drafting, DraftModel
 from paceline.drafter.features import needs_in_common
-from paceline.drafter.fleet import Fleet
-from paceline.drafter.growing import Growth
 from paceline.drafter.identity import Identity
-from paceline.drafter.link import Link
+from paceline.drafter.line import Line
+from paceline.drafter.loading import Loader
 from paceline.drafter.memory import Memory
-from paceline.drafter.models.strategies import MODEL_STRATEGIES
-from paceline.drafter.settings import DrafterSettings, make_rule, split
+from paceline.drafter.presence import Drafter
+from paceline.drafter.settings import DrafterSettings, split
 from paceline.drafter.strategies import STRATEGIES, open_resources
-from paceline.drafter.trees import TREES
-from paceline.drafter.trees.ahead import Ahead
-from paceline.drafter.vocabulary.store import BridgeStore
-from paceline.v1 import router_pb2
 from paceline.wire import logs
 from paceline.wire.channel import connect
 from paceline.wire.errors import PacelineError
-from paceline.wire.membership import Membership
 from paceline.wire.server import Server, run
 from paceline.wire.settings import StartupError
 
@@ -43,33 +35,30 @@ def serve(settings: DrafterSettings) -> int:
 async def _serve(settings: DrafterSettings) -> int:
     async with connect((split(settings.verifiers) or split(settings.router))[0], settings):
         pass  # nothing is dialled yet, but certificates that can't be read are said now and not by each link
+    line = Line(settings) if settings.line else None
+    if line is not None and not settings.revision:
+        settings = settings.model_copy(update={"revision": str((await line.first()).folder)})
     # A drafter dials; its own port offers health and reflection only.
     server = Server(settings, ())
-    models = await asyncio.to_thread(load_models, settings)
-    identity = make_identity(settings, models)
-    fleet = make_fleet(settings, identity, models)
-    membership = Membership(
-        split(settings.router),
-        settings,
-        lambda: convert.member(identity.drafter_id, identity.name, identity.strategies, identity.own),
-        lambda members: fleet.update(member.address for member in members if member.role == router_pb2.ROLE_VERIFIER),
-    )
+    loader = Loader(settings)
+    models = await asyncio.to_thread(loader.models)
+    drafter = Drafter(settings, make_identity(settings, models), models, make_drafting(settings, models))
+    presence = drafter.presence()
 
     async def start() -> None:
-        fleet.update(())
-        membership.start()
-
-    async def drain() -> None:
-        await membership.leave()  # first, since a roster that comes in would open links again
-        await fleet.close()
+        presence.open()
 
     for model in models:
         model.lane.start()
-    saving = asyncio.create_task(save_now_and_then(models))
+    background = [asyncio.create_task(save_now_and_then(models))]
+    if line is not None:
+        background.append(asyncio.create_task(line.follow(drafter, loader)))
     try:
-        return await run(server, start, drain, fleet.close)
+        return await run(server, start, presence.close, presence.close)
     finally:
-        saving.cancel()
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
         for model in models:
             model.lane.stop()
             model.save()
@@ -102,39 +91,11 @@ def make_identity(settings: DrafterSettings, models: Sequence[DraftModel] = ()) 
     )
 
 
-def load_models(settings: DrafterSettings) -> list[DraftModel]:
-    """One for each strategy that needs one. Raises StartupError."""
-    store = BridgeStore(settings.bridge_store) if settings.bridge_store else None
-    models: list[DraftModel] = []
-    for strategy in settings.model_strategies:
-        kind, shape = MODEL_STRATEGIES[strategy], settings.shape(strategy)
-        growth = Growth(TREES[settings.tree](shape), Ahead(shape), make_rule(settings.stopping))
-        workload = Workload(
-            width=shape.width,
-            bridge=settings.bridge,
-            max_rows=settings.cache_tokens,
-            draft_ahead=settings.ahead,
-            guesses=kind.guesses,
-            store=store,
-        )
-        try:
-            models.append(draft_model(strategy, kind.load(settings.model_options), growth, workload))
-        except PacelineError as error:
-            given = settings.revision or settings.model
-            raise StartupError(f"strategy {strategy}, {given}: {error.message}") from error
-    return models
-
-
-def make_fleet(settings: DrafterSettings, identity: Identity, models: Sequence[DraftModel] = ()) -> Fleet:
-    """The links to verifiers. They share one memory, the models, and one record of what a confidence is worth."""
+def make_drafting(settings: DrafterSettings, models: Sequence[DraftModel] = ()) -> Drafting:
+    """What all streams share: one memory, the models, and one record of what a confidence is worth."""
     try:
         resources = open_resources(settings.quick_strategies, settings.datastore)
     except PacelineError as error:
         raise StartupError(f"--datastore: {error.message}") from error
     memory = Memory(settings.quick_strategies, settings.memory_max_tokens, resources)
-    drafting = Drafting(memory, models, settings.max_nodes, settings.ahead)
-
-    def new_link(address: str) -> Link:
-        return Link(address, settings, identity, drafting.sessions, random.random)
-
-    return Fleet(split(settings.verifiers), new_link)
+    return Drafting(memory, models, settings.max_nodes, settings.ahead)

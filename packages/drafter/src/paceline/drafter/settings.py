@@ -50,6 +50,16 @@ class DrafterSettings(ServiceSettings):
     revision: str = ""
     """For onnx_lm and feature_head: a folder made by `paceline-drafter export` or a trainer; two are separated by a
     comma, and each strategy takes the one that is made for it."""
+    trainer: str = ""
+    """host:port of a trainer whose revisions of --line take over as they are published, while sessions go on."""
+    line: str = Field(default="", max_length=200)
+    """Which of the trainer's lines to follow; begins with --revision if given, else with the line's newest."""
+    revision_cache: Path = Path("~/.cache/paceline/revisions")
+    """Folder for fetched revisions; the four used last stay."""
+    public_key: Path | None = None
+    """PEM file by `paceline-trainer keygen`: revisions that were not signed with its private key are refused."""
+    trial: bool = True
+    """With --router: a new revision takes over when the router has found it no worse on a few requests."""
     device: str = Field(default=AUTO, max_length=32)
     """Where the model runs: auto, cpu, cuda or cuda:N."""
     dtype: str = Field(default=AUTO, pattern="^(auto|float32|bfloat16|float16)$")
@@ -59,10 +69,9 @@ class DrafterSettings(ServiceSettings):
     tree: str = "opt_tree"
     """How a model's tree grows."""
     tree_width: int = Field(default=0, ge=0, le=64)
-    """Most successors of a token that are looked at, and most tokens thought from in one pass of the model; 0 is 4, and
-    6 for a feature_head."""
+    """Most successors of a token that are looked at, and most tokens thought from in one pass of the model; 0 is 4."""
     tree_depth: int = Field(default=0, ge=0, le=64)
-    """Most passes of the model for one draft; 0 is 8, and 5 for a feature_head."""
+    """Most passes of the model for one draft; 0 is 8, and 4 for a feature_head."""
     stopping: str = "cost"
     """When a model stops earlier: a rule, or RULE:VALUE, such as svip:0.3."""
     bridge: str = AUTO
@@ -105,6 +114,18 @@ class DrafterSettings(ServiceSettings):
             raise ValueError("--own needs --drafter-id: requests name it by that")
         return self
 
+    @model_validator(mode="after")
+    def _a_line_has_a_trainer_and_a_strategy(self) -> DrafterSettings:
+        if bool(self.trainer) != bool(self.line):
+            raise ValueError("--trainer and --line belong together: give both, or neither")
+        if self.line and not self.following_strategies:
+            takers = ", ".join(name for name, strategy in MODEL_STRATEGIES.items() if strategy.takes)
+            raise ValueError(f"--line needs a strategy that takes revisions: give --strategies with some of {takers}")
+        if len({MODEL_STRATEGIES[name].takes for name in self.following_strategies}) > 1:
+            names = ", ".join(self.following_strategies)
+            raise ValueError(f"--line has revisions of one kind, but {names} take several: give each its own process")
+        return self
+
     @property
     def quick_strategies(self) -> tuple[str, ...]:
         """Those that need no model."""
@@ -118,6 +139,11 @@ class DrafterSettings(ServiceSettings):
         """Of the trees of a strategy with a model."""
         usual = MODEL_STRATEGIES[strategy].shape
         return Shape(self.tree_width or usual.width, self.tree_depth or usual.depth)
+
+    @property
+    def following_strategies(self) -> tuple[str, ...]:
+        """Those whose models are revisions of --line."""
+        return tuple(name for name in self.model_strategies if self.line and MODEL_STRATEGIES[name].takes)
 
     @property
     def model_options(self) -> ModelOptions:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from paceline.router.learner import Learner
 from paceline.router.roster import Roster
+from paceline.router.trial_book import TrialBook
 from paceline.router.verifiers import Verifiers
 
 
@@ -15,6 +16,7 @@ class Backend:
     """Shared parts and settings of all requests.
 
     Attributes:
+        trials: of drafters' new revisions.
         segment_tokens: tokens after which drafters are chosen anew.
         failover_wait_s: how long a request waits for a verifier to appear.
         clock: monotonic seconds.
@@ -23,6 +25,7 @@ class Backend:
     roster: Roster
     learner: Learner
     verifiers: Verifiers
+    trials: TrialBook
     segment_tokens: int
     failover_wait_s: float
     clock: Callable[[], float]

@@ -9,6 +9,8 @@ from paceline.router.arms import Arm
 from paceline.router.checks import MAX_NAME, check_length
 from paceline.router.learner import ArmReport
 from paceline.router.member import Member, Role
+from paceline.router.trial_book import Verdict
+from paceline.router.trials import Outcome
 from paceline.router.wish import Wish
 from paceline.v1 import generation_pb2, router_pb2, types_pb2
 from paceline.wire.errors import PacelineError, Reason, out_of_range
@@ -23,6 +25,11 @@ _ROLES = {
     router_pb2.ROLE_TRAINER: Role.TRAINER,
 }
 _ROLE_NUMBERS = {role: number for number, role in _ROLES.items()}
+_OUTCOMES = {
+    Outcome.UNDECIDED: router_pb2.TrialVerdict.OUTCOME_UNSPECIFIED,
+    Outcome.BETTER: router_pb2.TrialVerdict.OUTCOME_BETTER,
+    Outcome.WORSE: router_pb2.TrialVerdict.OUTCOME_WORSE,
+}
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
 _REQUIRED = {
     Role.VERIFIER: ("id", "address", "model"),
@@ -67,6 +74,7 @@ def member_from_proto(message: router_pb2.Member) -> Member:
         draining=message.draining,
         connected=tuple(message.connected),
         own=message.own,
+        trial_of=message.trial_of,
         package=message.peer.package,
         version=message.peer.version,
         protocol=(message.peer.protocol_major, message.peer.protocol_minor),
@@ -74,7 +82,7 @@ def member_from_proto(message: router_pb2.Member) -> Member:
 
 
 def _check_texts(message: router_pb2.Member) -> None:
-    for name in ("id", "name", "address", "model", "tokenizer_hash", "revision"):
+    for name in ("id", "name", "address", "model", "tokenizer_hash", "revision", "trial_of"):
         check_length(f"member.{name}", getattr(message, name), MAX_NAME)
     for name in ("package", "version"):
         check_length(f"member.peer.{name}", getattr(message.peer, name), MAX_NAME)
@@ -113,12 +121,23 @@ def member_to_proto(member: Member) -> router_pb2.Member:
         draining=member.draining,
         connected=member.connected,
         own=member.own,
+        trial_of=member.trial_of,
         peer=types_pb2.Peer(
             package=member.package,
             version=member.version,
             protocol_major=member.protocol[0],
             protocol_minor=member.protocol[1],
         ),
+    )
+
+
+def verdict_to_proto(verdict: Verdict) -> router_pb2.TrialVerdict:
+    return router_pb2.TrialVerdict(
+        outcome=_OUTCOMES[verdict.outcome],
+        mean_reward=verdict.trial.mean,
+        mean_reward_before=verdict.before.mean,
+        segments=verdict.trial.segments,
+        segments_before=verdict.before.segments,
     )
 
 

@@ -15,6 +15,7 @@ from paceline.router.failures import VerifierError
 from paceline.router.member import Member
 from paceline.router.reward import reward_of
 from paceline.router.statistics import Observation
+from paceline.router.trial_seat import TrialSeat
 from paceline.router.wish import Wish
 from paceline.v1 import generation_pb2, types_pb2
 from paceline.wire.errors import Reason
@@ -60,11 +61,12 @@ class Engagement:
         self._gone = gone
         self._engaging: asyncio.Task[None] | None = None
         self._pending: Arm | None = None
+        self._seat = TrialSeat(backend.trials)
         connected = self._connected()
         named = wish.present(gone.remaining(backend.roster.drafters_at(verifier))) if continuing else wish.drafters
         if wish.free:
             arm = self._choose(connected)
-            named = arm.drafters
+            named = self._seat.named(arm, connected, self._trials())
         else:
             arm = Wish(off=not named, drafters=named).arm(backend.roster.known_drafters())
         self._attribution = Attribution(arm, backend.segment_tokens)
@@ -77,10 +79,13 @@ class Engagement:
     def segment_ended(self, outcome: generation_pb2.Outcome) -> None:
         """Learns from a segment, and engages other drafters for the next if the policy wants others."""
         arm = self._attribution.segment_ended()
+        self._seat.heard(outcome)
         connected = self._connected()
         reward = reward_of(outcome.tokens, outcome.verify_s, outcome.wait_s, outcome.plain_s)
         if arm is not None and reward is not None and self._wish.teaches(arm, connected):
-            self._backend.learner.learn(Observation(self._verifier.model, arm, reward))
+            if not self._seat.replaces(arm):
+                self._backend.learner.learn(Observation(self._verifier.model, arm, reward))
+            self._seat.segment(arm, reward, connected, self._trials())
         # A shorter segment was the last. After a mixture the arm stays, so that it is seen for a whole segment.
         if self._wish.free and outcome.tokens >= self._backend.segment_tokens:
             if arm is not None and not self._changing():
@@ -96,12 +101,18 @@ class Engagement:
     async def close(self) -> None:
         """The request left this verifier."""
         self._settle()
+        self._seat.close()
         if self._engaging is not None:
             self._engaging.cancel()
             await asyncio.gather(self._engaging, return_exceptions=True)
 
     def _connected(self) -> dict[str, str]:
         return self._gone.remaining(self._backend.roster.drafter_names(self._verifier))
+
+    def _trials(self) -> dict[str, str]:
+        """Ids of drafters on trial here by those they would replace, as far as they are there."""
+        trials = self._backend.roster.trials_at(self._verifier)
+        return {key: trial for key, trial in trials.items() if trial not in self._gone.drafters}
 
     def _choose(self, connected: dict[str, str]) -> Arm:
         self._settle()
@@ -121,7 +132,8 @@ class Engagement:
 
     def _change(self, arm: Arm) -> None:
         if arm != self._attribution.arm:
-            speculation = speculation_to_proto(arm.drafters, self._wish.max_nodes)
+            named = self._seat.named(arm, self._connected(), self._trials())
+            speculation = speculation_to_proto(named, self._wish.max_nodes)
             self._engaging = asyncio.create_task(self._engage(arm, speculation), name="engage")
 
     async def _engage(self, arm: Arm, speculation: types_pb2.Speculation) -> None:
@@ -130,7 +142,7 @@ class Engagement:
         except VerifierError as error:
             # The request goes on under the arm it has; if it is the verifier that is lost, its stream will tell.
             if error.reason is Reason.UNKNOWN_DRAFTER:
-                self._gone.drafters.update({error.value} & set(arm.drafters))
+                self._gone.drafters.update({error.value} & set(speculation.drafters))
             log.debug("drafters not changed", request_id=self._request_id, why=error.message)
             return
         self._attribution.changed(arm)

@@ -26,6 +26,7 @@ class Member:
         draining: finish what runs, send nothing new.
         connected: ids of the drafters on a verifier's streams.
         own: a drafter that serves only requests that name its id.
+        trial_of: id of the drafter that this one would replace, and is tried in place of on a few requests.
         package, version, protocol: who it is, for people.
     """
 
@@ -42,6 +43,7 @@ class Member:
     draining: bool = False
     connected: tuple[str, ...] = ()
     own: bool = False
+    trial_of: str = ""
     package: str = ""
     version: str = ""
     protocol: tuple[int, int] = (0, 0)

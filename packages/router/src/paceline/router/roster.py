@@ -62,7 +62,17 @@ class Roster:
 
     def known_drafters(self) -> dict[str, str]:
         """Names by id of all registered drafters that anybody may use."""
-        return {member.member_id: member.name for member in self.members(Role.DRAFTER) if not member.own}
+        drafters = self.members(Role.DRAFTER)
+        return {member.member_id: member.name for member in drafters if not member.own and not member.trial_of}
+
+    def trials_at(self, verifier: Member) -> dict[str, str]:
+        """Ids of drafters on trial that are connected to a verifier, by the ids of those they would replace."""
+        connected = set(self._current(verifier).connected)
+        return {
+            member.trial_of: member.member_id
+            for member in self.members(Role.DRAFTER)
+            if member.trial_of and {member.member_id, member.trial_of} <= connected
+        }
 
     @contextmanager
     def placed(self, verifier: Member) -> Iterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import time
 
 import structlog
@@ -11,6 +12,7 @@ import structlog
 from paceline.router.admission import Admission
 from paceline.router.backend import Backend
 from paceline.router.learner import Learner
+from paceline.router.member import Role
 from paceline.router.policies import POLICIES
 from paceline.router.policies.base import PolicyOptions
 from paceline.router.registry import Registry
@@ -19,6 +21,8 @@ from paceline.router.service import RegistryService, RouterService
 from paceline.router.settings import RouterSettings
 from paceline.router.state import make_store
 from paceline.router.state.base import StoreError
+from paceline.router.trial_book import TrialBook
+from paceline.router.trials import Rule
 from paceline.router.verifiers import Verifiers
 from paceline.v1 import router_pb2_grpc
 from paceline.wire import logs
@@ -42,6 +46,7 @@ class Router:
             roster=Roster(Registry(settings.lease_s), time.monotonic),
             learner=Learner(POLICIES[settings.policy](options), make_store(settings.state)),
             verifiers=Verifiers(settings),
+            trials=TrialBook(Rule(segments=settings.trial_segments), settings.trial_every, random.random),
             segment_tokens=settings.segment_tokens,
             failover_wait_s=settings.failover_wait_s,
             clock=time.monotonic,
@@ -69,6 +74,7 @@ class Router:
         while True:
             await asyncio.sleep(self.settings.lease_s / 4)
             self.backend.verifiers.keep_only({member.address for member in self.backend.roster.sweep()})
+            self.backend.trials.keep_only({member.member_id for member in self.backend.roster.members(Role.DRAFTER)})
 
     async def drain(self) -> None:
         """No new requests; running ones get `drain_s`."""

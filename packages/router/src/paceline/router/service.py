@@ -101,16 +101,20 @@ class RegistryService(router_pb2_grpc.RegistryServicer):
 
     def __init__(self, backend: Backend) -> None:
         self._roster = backend.roster
+        self._trials = backend.trials
 
     async def Announce(
         self, request: router_pb2.AnnounceRequest, context: grpc.aio.ServicerContext
     ) -> router_pb2.AnnounceResponse:
-        self._roster.announce(convert.member_from_proto(request.member))
+        member = convert.member_from_proto(request.member)
+        self._roster.announce(member)
+        verdict = convert.verdict_to_proto(self._trials.verdict(member.member_id)) if member.trial_of else None
         return router_pb2.AnnounceResponse(
             peer=make_peer(PACKAGE, VERSION),
             lease_s=self._roster.registry.lease_s,
             verifiers=[convert.member_to_proto(member) for member in self._roster.members(Role.VERIFIER)],
             trainers=[convert.member_to_proto(member) for member in self._roster.members(Role.TRAINER)],
+            verdict=verdict,
         )
 
     async def Withdraw(

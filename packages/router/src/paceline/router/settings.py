@@ -28,6 +28,10 @@ class RouterSettings(ServiceSettings):
     """Requests answered at once; more are refused with OVERLOADED."""
     segment_tokens: int = Field(default=64, ge=1, le=65_536)
     """Tokens after which a request's drafters are chosen anew."""
+    trial_every: int = Field(default=8, ge=2, le=1000)
+    """One in so many requests that would have had a drafter gets its new revision, while there is one on trial."""
+    trial_segments: int = Field(default=40, ge=1, le=100_000)
+    """Segments of a revision on trial, and of the one before, that a verdict needs at least."""
     failover_wait_s: float = Field(default=10.0, ge=0.0, le=600.0)
     """Seconds a request waits for a verifier to appear when all of its model were lost."""
 

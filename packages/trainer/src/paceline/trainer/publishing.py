@@ -13,7 +13,7 @@ from paceline.trainer.revisions import CHUNK_BYTES
 from paceline.trainer.settings import KeygenSettings, PublishSettings
 from paceline.v1 import trainer_pb2, trainer_pb2_grpc, types_pb2
 from paceline.wire.revision import MANIFEST, parse_manifest
-from paceline.wire.revision_folder import LIMITS, SIGNATURE, SIGNATURE_BYTES
+from paceline.wire.revision_folder import LIMITS, SIGNATURE, signature_in
 from paceline.wire.settings import StartupError
 from paceline.wire.signature import new_key, signer, write_private
 from paceline.wire.upload import agreed
@@ -42,7 +42,7 @@ def publish(settings: PublishSettings) -> int:
 
     async def call(trainer: trainer_pb2_grpc.TrainerStub) -> None:
         manifest = await asyncio.to_thread(manifest_of, settings)
-        signature = sign(manifest) if sign is not None else _signature_in(settings.folder)
+        signature = sign(manifest) if sign is not None else signature_in(settings.folder)
         revision = await send_folder(trainer, settings.folder, manifest, signature)
         if signature not in (b"", revision.signature):
             raise StartupError(f"{revision.revision_id} was published before, and signed with another key")
@@ -129,14 +129,6 @@ def _infos(folder: Path, paths: list[Path]) -> list[types_pb2.FileInfo]:
         name = path.relative_to(folder).as_posix()
         infos.append(types_pb2.FileInfo(path=name, size=path.stat().st_size, sha256=digest))
     return infos
-
-
-def _signature_in(folder: Path) -> bytes:
-    try:
-        with (folder / SIGNATURE).open("rb") as file:
-            return file.read(SIGNATURE_BYTES + 1)
-    except FileNotFoundError:
-        return b""
 
 
 def _chunks(folder: Path, manifest: trainer_pb2.RevisionManifest) -> Iterator[bytes]:

@@ -27,7 +27,7 @@ def check_batch(batch: Sequence[Rows], vocab_size: int, max_length: int) -> None
                 f"{count} tokens come with positions {rows.positions.shape} and a mask {rows.visible.shape}; "
                 f"they must be ({count},) and ({count}, {total}), with at least one token",
             )
-        if not np.diagonal(rows.visible, offset=total - count).all():
+        if not rows.visible.diagonal(total - count).all():
             raise PacelineError(Reason.MALFORMED, "a row doesn't see itself; each must", field="visible")
         _check_within("tokens", rows.tokens, vocab_size)
         _check_within("positions", rows.positions, max_length)

@@ -16,7 +16,7 @@ import onnxruntime
 
 from paceline.drafter.features import FeatureNeeds, Floats
 from paceline.drafter.models.base import LoadedModel, Rows
-from paceline.drafter.models.onnx_cache import Feed, OnnxCache, Past
+from paceline.drafter.models.onnx_cache import Feed, OnnxCache, Past, apart
 from paceline.drafter.models.onnx_lm import OnnxLM, Shape, check_ends, graph_inputs, read_cut, run_graph
 from paceline.drafter.models.onnx_session import give_memory_back, open_session, unusable
 from paceline.wire.errors import PacelineError, Reason, out_of_range
@@ -104,7 +104,7 @@ class FeatureHead(OnnxLM):
             return ()
         together = np.concatenate(features)
         hidden = run_graph(self._fuse, ["hidden"], {"features": together}, [(len(together), self._width)])[0]
-        return np.split(hidden, np.cumsum([len(rows) for rows in features])[:-1])
+        return apart(hidden, [len(rows) for rows in features])
 
     def _shapes(self, feed: Feed) -> list[Shape]:
         logits, *new = super()._shapes(feed)

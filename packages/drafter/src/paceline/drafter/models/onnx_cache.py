@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ MIN_CAPACITY = 64  # rows
 
 Past = npt.NDArray[np.float32]
 Feed = dict[str, npt.NDArray[Any]]
+_Inputs = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.bool_], Sequence[int]]
 
 
 class OnnxCache:
@@ -66,6 +68,21 @@ def cache_names(prefix: str, num_layers: int) -> list[str]:
 def feed_of(batch: Sequence[Rows], caches: Sequence[OnnxCache], num_layers: int) -> Feed:
     """Sessions side by side, the shorter ones padded behind their past and behind their new rows."""
     past = max(map(len, caches))
+    ids, positions, visible, wanted = _lone(batch[0]) if len(batch) == 1 else _side_by_side(batch, caches, past)
+    feed: Feed = {"input_ids": ids, "position_ids": positions, "visible": visible, "wanted": np.array(wanted, np.int64)}
+    names = cache_names("past", num_layers)
+    for layer in range(num_layers):
+        pasts = [cache.past(layer) for cache in caches]
+        for part, name in enumerate(names[2 * layer : 2 * layer + 2]):
+            feed[name] = stacked([both[part] for both in pasts], past)
+    return feed
+
+
+def _lone(rows: Rows) -> _Inputs:
+    return rows.tokens[None], rows.positions[None], rows.visible[None], rows.wanted
+
+
+def _side_by_side(batch: Sequence[Rows], caches: Sequence[OnnxCache], past: int) -> _Inputs:
     length = max(len(rows.tokens) for rows in batch)
     shape = (len(batch), length)
     ids, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
@@ -79,13 +96,13 @@ def feed_of(batch: Sequence[Rows], caches: Sequence[OnnxCache], num_layers: int)
         visible[index, :count, :own] = rows.visible[:, :own]
         visible[index, :count, past : past + count] = rows.visible[:, own:]
         wanted.extend(index * length + row for row in rows.wanted)
-    feed: Feed = {"input_ids": ids, "position_ids": positions, "visible": visible, "wanted": np.array(wanted, np.int64)}
-    names = cache_names("past", num_layers)
-    for layer in range(num_layers):
-        pasts = [cache.past(layer) for cache in caches]
-        for part, name in enumerate(names[2 * layer : 2 * layer + 2]):
-            feed[name] = stacked([both[part] for both in pasts], past)
-    return feed
+    return ids, positions, visible, wanted
+
+
+def apart(rows: Past, counts: Sequence[int]) -> list[Past]:
+    """Rows of several sessions, one behind the other, by session."""
+    ends = itertools.accumulate(counts)
+    return [rows[end - count : end] for count, end in zip(counts, ends, strict=True)]
 
 
 def stacked(parts: Sequence[Past], length: int) -> Past:

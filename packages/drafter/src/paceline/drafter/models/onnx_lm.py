@@ -18,7 +18,7 @@ import onnxruntime
 
 from paceline.drafter.models.base import LoadedModel, Logits, Rows
 from paceline.drafter.models.checks import check_batch
-from paceline.drafter.models.onnx_cache import Feed, OnnxCache, cache_names, feed_of
+from paceline.drafter.models.onnx_cache import Feed, OnnxCache, apart, cache_names, feed_of
 from paceline.drafter.models.onnx_session import first_line, give_memory_back, open_session, unusable
 from paceline.drafter.models.pieces import score_in_pieces
 from paceline.drafter.vocabulary.cut import CutVocabulary, parse_cut
@@ -81,7 +81,7 @@ class OnnxLM:
         logits, *new = run_graph(self._session, self._gives, feed, self._shapes(feed))
         for index, (rows, cache) in enumerate(zip(batch, own, strict=True)):
             cache.extend([part[index, : len(rows.tokens)] for part in new])
-        return np.split(logits, np.cumsum([len(rows.wanted) for rows in batch])[:-1])
+        return apart(logits, [len(rows.wanted) for rows in batch])
 
     def _feed(self, batch: Sequence[Rows], caches: Sequence[OnnxCache]) -> Feed:
         return feed_of(batch, caches, self._card.num_layers)

@@ -31,8 +31,8 @@ class ModelOptions:
 
 
 USUAL_SHAPE = Shape(width=4, depth=8)
-# A head's passes are short, and each row more costs little of one: fewer of them, and wider.
-HEAD_SHAPE = Shape(width=6, depth=5)
+# A head sees a little way ahead only, and a pass costs it nearly as much for one row as for four.
+HEAD_SHAPE = Shape(width=4, depth=4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +40,14 @@ class ModelStrategy:
     """A way to draft with a model.
 
     Attributes:
+        takes: the kind of revision's card that it can go on with, "" if it takes none (`paceline.wire.model_card`).
         guesses: a suffix automaton proposes, and the model checks that in one pass instead of thinking of its own token
             by token (cascade speculative drafting, Chen et al. 2023).
         shape: of its trees, unless settings say otherwise.
     """
 
     load: Callable[[ModelOptions], LoadedModel]
+    takes: str = ""
     guesses: bool = False
     shape: Shape = USUAL_SHAPE
 
@@ -65,7 +67,7 @@ def load_causal_lm(options: ModelOptions) -> LoadedModel:
 
 def load_onnx_lm(options: ModelOptions) -> LoadedModel:
     """With ONNX Runtime, by `--revision`."""
-    folder = _revision("onnx_lm", LanguageModelCard.KIND, options)
+    folder = revision_of(LanguageModelCard.KIND, options)
     with _needing("onnx_lm"):
         from paceline.drafter.models.onnx_lm import load_onnx
     return load_onnx(folder, provider=options.provider, threads=options.threads)
@@ -73,7 +75,7 @@ def load_onnx_lm(options: ModelOptions) -> LoadedModel:
 
 def load_head(options: ModelOptions) -> LoadedModel:
     """With ONNX Runtime, by `--revision`."""
-    folder = _revision("feature_head", FeatureHeadCard.KIND, options)
+    folder = revision_of(FeatureHeadCard.KIND, options)
     with _needing("feature_head"):
         from paceline.drafter.models.feature_head import load_feature_head
     return load_feature_head(folder, provider=options.provider, threads=options.threads)
@@ -84,14 +86,14 @@ def load_either(options: ModelOptions) -> LoadedModel:
     return load_onnx_lm(options) if options.revisions else load_causal_lm(options)
 
 
-def _revision(strategy: str, kind: str, options: ModelOptions) -> Path:
+def revision_of(kind: str, options: ModelOptions) -> Path:
     """The one folder with a model of that kind. Raises StartupError if there isn't one, or PacelineError for a folder
     that is damaged."""
     found = [Path(name) for name in options.revisions if kind == open_revision(Path(name)).card.KIND]
     if len(found) != 1:
         raise StartupError(
-            f"strategy {strategy} needs a revision: give --revision with a folder made by `export` or a trainer; "
-            f"of the {len(options.revisions)} given {len(found)} are a {kind}, and it must be one"
+            f"a strategy that drafts with a {kind} needs a revision: give --revision with a folder made by `export` or "
+            f"a trainer; of the {len(options.revisions)} given {len(found)} are a {kind}, and it must be one"
         )
     return found[0]
 
@@ -108,7 +110,7 @@ def _needing(strategy: str) -> Iterator[None]:
 
 MODEL_STRATEGIES: dict[str, ModelStrategy] = {
     "causal_lm": ModelStrategy(load_causal_lm),
-    "onnx_lm": ModelStrategy(load_onnx_lm),
-    "feature_head": ModelStrategy(load_head, shape=HEAD_SHAPE),
-    "cascade": ModelStrategy(load_either, guesses=True),
+    "onnx_lm": ModelStrategy(load_onnx_lm, takes=LanguageModelCard.KIND),
+    "feature_head": ModelStrategy(load_head, takes=FeatureHeadCard.KIND, shape=HEAD_SHAPE),
+    "cascade": ModelStrategy(load_either, takes=LanguageModelCard.KIND, guesses=True),
 }

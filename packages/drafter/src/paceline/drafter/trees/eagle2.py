@@ -13,7 +13,7 @@ from typing import ClassVar
 from paceline.drafter.live_tree import ROOT, LiveTree
 from paceline.drafter.strategies.base import Budget
 from paceline.drafter.trees.base import Shape
-from paceline.drafter.trees.ranking import best, best_tree, can_expand, children, last_depth
+from paceline.drafter.trees.ranking import best, best_tree, can_expand, last_depth, make_children
 
 
 class Eagle2:
@@ -29,7 +29,7 @@ class Eagle2:
         expanded = [ROOT]
         for depth in range(1, deepest + 1):
             for node in expanded:
-                children(tree, node, width, budget)
+                make_children(tree, node, width, budget)
             layer = [child for node in expanded for child in tree.nodes[node].children]
             wanted = [node for node in best(tree, layer, width) if can_expand(tree, node, budget)]
             if wanted and depth < deepest:

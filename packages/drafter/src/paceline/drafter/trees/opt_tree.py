@@ -18,7 +18,7 @@ from typing import ClassVar
 from paceline.drafter.live_tree import ROOT, LiveTree
 from paceline.drafter.strategies.base import Budget
 from paceline.drafter.trees.base import Shape
-from paceline.drafter.trees.ranking import best, best_tree, can_expand, children, last_depth
+from paceline.drafter.trees.ranking import best, best_tree, can_expand, last_depth, make_children
 
 DELTA = 0.2
 
@@ -37,7 +37,7 @@ class OptTree:
         expanded = [ROOT]
         for depth in range(1, deepest + 1):
             for node in expanded:
-                children(tree, node, self._shape.width, budget)
+                make_children(tree, node, self._shape.width, budget)
             layer = [child for node in expanded for child in tree.nodes[node].children]
             wanted = self._wanted(tree, layer, budget) if depth < deepest else []
             if wanted:

@@ -39,7 +39,14 @@ def children(tree: LiveTree, node: int, num: int, budget: Budget) -> list[int]:
         return []
     least, value = log_floor(budget), above.log_value
     claims = above.successors.claims[:num].tolist()
-    return [tree.add(node, rank) for rank, claim in enumerate(claims) if value + min(claim, 0.0) >= least]
+    return tree.add_all(node, [rank for rank, claim in enumerate(claims) if value + min(claim, 0.0) >= least])
+
+
+def make_children(tree: LiveTree, node: int, num: int, budget: Budget) -> None:
+    """Sees to it that a node's `children` are there; nothing to do if all its successors are."""
+    above = tree.nodes[node]
+    if above.successors is not None and len(above.children) < len(above.successors):
+        children(tree, node, num, budget)
 
 
 def best(tree: LiveTree, nodes: Iterable[int], num: int) -> list[int]:

@@ -7,6 +7,7 @@ cut are read as one, "any other", and never proposed.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,6 +38,11 @@ class CutVocabulary:
     @property
     def size(self) -> int:
         return len(self.ids)
+
+    @property
+    def content_hash(self) -> str:
+        """Equal exactly for the same ids of the same target."""
+        return hashlib.sha256(self.ids.tobytes() + self.tokenizer_hash.encode()).hexdigest()
 
 
 def parse_cut(content: bytes, size: int, tokenizer_hash: str) -> CutVocabulary:

@@ -29,6 +29,9 @@ class Standing(IntEnum):
     IN_BLANK = 2  # more spaces and line ends may follow, and what follows may take some of them
 
 
+_SHARE = NUM_BINS // len(Standing)
+
+
 @dataclass(frozen=True, slots=True)
 class Spelled:
     """A path in target tokens. The last ones, from index `open_from` on, may change when the text goes on.
@@ -63,8 +66,7 @@ def spell_tree(tree: LiveTree, selected: Sequence[int], spell: Spell) -> Candida
 
 def bin_of(confidence: float, standing: Standing = Standing.SETTLED) -> int:
     """Guesses of like confidence are calibrated together; those that may change by what follows, apart."""
-    share = NUM_BINS // len(Standing)
-    return min(int(confidence * share), share - 1) + standing * share
+    return min(int(confidence * _SHARE), _SHARE - 1) + standing * _SHARE
 
 
 class _Spellings:
