@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from paceline.drafter.vocabulary.base import Bridge, BridgeKind, Vocabulary
+from paceline.drafter.vocabulary.base import Bridge, BridgeKind
 from paceline.drafter.vocabulary.cut import CutVocabulary
+from paceline.wire.vocabulary.base import Vocabulary
 
 DraftVocabulary = Vocabulary | CutVocabulary
 MakeKind = Callable[[DraftVocabulary], BridgeKind]

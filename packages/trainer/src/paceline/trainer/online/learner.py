@@ -222,7 +222,7 @@ class Learner:
                 busy = busyness(model) > self._settings.pause_above
             except grpc.aio.AioRpcError:
                 busy = False
-            if busy != self.yielding.paused:
+            if busy != self.yielding.paused and not self._stopping.is_set():
                 log.info("learning pauses" if busy else "learning goes on")
                 (self.yielding.pause if busy else self.yielding.go_on)()
             await asyncio.sleep(self._settings.poll_s)

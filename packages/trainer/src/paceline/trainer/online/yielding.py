@@ -29,7 +29,8 @@ class Yielding:
         return not self._may_go_on.is_set()
 
     def pause(self) -> None:
-        self._may_go_on.clear()
+        if not self._stopped:
+            self._may_go_on.clear()
 
     def go_on(self) -> None:
         self._may_go_on.set()
