@@ -115,6 +115,7 @@ def make_report(plan: Plan, outcome: Outcome) -> dict[str, Any]:
 def read_prompts(path: Path, max_chars: int) -> list[tuple[str, str]]:
     """Source and text of each prompt. Raises BenchError naming the line."""
     found: list[tuple[str, str]] = []
+    number = 0
     try:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             if line.strip():

@@ -41,7 +41,7 @@ Say = Callable[[str, int], None]
 
 @dataclass(frozen=True)
 class Domain:
-    """One kind of prompts: those that are traffic, and those that both drafters are judged on and learn nothing from."""
+    """One kind of prompts: those that are traffic, and those that both drafters are judged on."""
 
     name: str
     traffic: Sequence[str]
