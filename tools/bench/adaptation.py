@@ -114,18 +114,18 @@ def make_report(plan: Plan, outcome: Outcome) -> dict[str, Any]:
 
 def read_prompts(path: Path, max_chars: int) -> list[tuple[str, str]]:
     """Source and text of each prompt. Raises BenchError naming the line."""
-    found: list[tuple[str, str]] = []
-    number = 0
     try:
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            if line.strip():
-                entry = json.loads(line)
-                if len(str(entry["prompt"])) <= max_chars:
-                    found.append((str(entry.get("source", "")), str(entry["prompt"])))
-    except OSError as error:
-        raise BenchError(f"--prompts {path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise BenchError(f"--prompts {path}, line {number}: no JSON object with a prompt ({error})") from None
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BenchError(f"--prompts {path}: {error}") from None
+    found: list[tuple[str, str]] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            entry = json.loads(line) if line.strip() else None
+            if entry is not None and len(str(entry["prompt"])) <= max_chars:
+                found.append((str(entry.get("source", "")), str(entry["prompt"])))
+        except (ValueError, KeyError, TypeError) as error:
+            raise BenchError(f"--prompts {path}, line {number}: no JSON object with a prompt ({error})") from None
     return found
 
 
