@@ -213,16 +213,16 @@ def test_a_gpu_without_room_for_the_graphs_says_what_to_lower(monkeypatch):
 
 
 def test_the_probe_finds_a_device_on_which_a_row_s_place_in_the_step_matters(monkeypatch):
-    plain = LeanDecoder.forward
+    plain = LeanDecoder.compute
 
-    def uneven(decoder, step):
-        logits = plain(decoder, step)
-        logits[30:] += 1e-3
-        return logits
+    def uneven(decoder, step, feature_layers=()):
+        computed = plain(decoder, step, feature_layers)
+        computed.logits[30:] += 1e-3
+        return computed
 
     runner = LeanRunner(extract(make_model("llama")))
     runner.allocate(6)
-    monkeypatch.setattr(LeanDecoder, "forward", uneven)
+    monkeypatch.setattr(LeanDecoder, "compute", uneven)
     assert probe(runner) > 5e-4
 
 
