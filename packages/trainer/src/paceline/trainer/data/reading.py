@@ -6,9 +6,9 @@ decoding it, so it comes after answering instead of slowing it down.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy.typing as npt
 import structlog
 import torch
 
+from paceline.trainer.data.batching import batches, chunks
 from paceline.trainer.data.progress import WorkBar
 from paceline.trainer.data.rows import ANSWERS, READINGS, Answer, Origin, Reading
 from paceline.trainer.data.shards import Shards, ShardWriter
@@ -26,6 +27,7 @@ from paceline.wire.settings import StartupError
 
 log = structlog.get_logger()
 
+SHARD_BYTES = 256 << 20  # of hidden states; more rows go into the next shard
 HEAD_ROWS = 256  # whose logits are there at once: 50 MB of float32 for a vocabulary of 49,152
 MAX_TOP_K = 256
 MAX_LAYERS = 8
@@ -40,13 +42,13 @@ class Wanted:
         layers: whose hidden states to keep, see `Target.features`; none keeps none.
         window: positions of the prompt, counted from its end, whose hidden states are kept besides the answer's.
         batch_tokens: most tokens of a pass, padding counted; a longer text has a pass to itself.
-        rows_per_shard: answers in a shard.
+        rows_per_shard: most answers in a shard.
     """
 
     top_k: int = 16
     layers: tuple[int, ...] = ()
     window: int = 256
-    batch_tokens: int = 2048
+    batch_tokens: int = 512
     rows_per_shard: int = 64
 
     def check(self, target: Target) -> None:
@@ -77,7 +79,7 @@ def read_all(target: Target, answers: Path, out: Path, wanted: Wanted) -> Shards
     with ShardWriter(out, READINGS, reading_origin(source.origin, target, wanted)) as writer:
         todo = (answer for answer in source if answer.id not in writer.done)
         with WorkBar("reading", len(source), len(writer.done)) as bar:
-            for some in _chunks(todo, wanted.rows_per_shard):
+            for some in chunks(todo, wanted.rows_per_shard, partial(_state_bytes, target, wanted), SHARD_BYTES):
                 path = writer.write(read(target, some, wanted, bar.advance))
                 log.info("read", shard=path.name, answers=len(some), tokens_per_s=round(bar.tokens_per_s))
     return Shards(out, READINGS)
@@ -103,17 +105,6 @@ def read(
         found.update(zip(indices, _read_batch(target, some, wanted), strict=True))
         advance(len(some), sum(map(len, some)))
     return [found[index] for index in range(len(answers))]
-
-
-def batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Indices in groups of like length, such that a group's size times its longest is at most max_tokens, or alone."""
-    groups: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
-        if groups and (len(groups[-1]) + 1) * lengths[groups[-1][0]] <= max_tokens:
-            groups[-1].append(index)
-        else:
-            groups.append([index])
-    return groups
 
 
 @torch.inference_mode()
@@ -151,6 +142,11 @@ def bits(layers: Sequence[torch.Tensor]) -> npt.NDArray[np.uint16]:
     return torch.stack(list(layers), 1).bfloat16().contiguous().view(torch.uint16).numpy()
 
 
+def _state_bytes(target: Target, wanted: Wanted, answer: Answer) -> int:
+    positions = min(len(answer.prompt_ids), wanted.window) + len(answer.answer_ids)
+    return 2 * positions * len(wanted.layers) * target.hidden_size
+
+
 def _check_same_target(folder: Path, origin: Origin, target: Target) -> None:
     for name, own in (("tokenizer_hash", target.tokenizer_hash), ("vocab_size", target.vocab_size)):
         if origin.get(name) != own:
@@ -158,9 +154,3 @@ def _check_same_target(folder: Path, origin: Origin, target: Target) -> None:
                 f"{folder}: answers have {name} {origin.get(name)!s:.20}, {target.name} has {own!s:.20}; "
                 "read them with the target that gave them"
             )
-
-
-def _chunks(items: Iterable[Answer], size: int) -> Iterator[list[Answer]]:
-    iterator = iter(items)
-    while chunk := list(islice(iterator, size)):
-        yield chunk
