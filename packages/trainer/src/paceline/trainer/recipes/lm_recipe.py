@@ -30,11 +30,12 @@ from paceline.wire.settings import StartupError
 
 log = structlog.get_logger()
 
-WINDOW = 512  # tokens of a text's end that are learnt together
+WINDOW = 1024  # tokens of a text's end that are learnt together
 HEAD_DIM = 64
 TOP_K = 16
 PRETRAIN_RATE, DISTIL_RATE = 1.5e-3, 8e-4
 SMALLEST_RUN = 20  # steps
+CHECKPOINT_EVERY = 100  # steps
 PROBE_TEXTS, PROBE_LENGTH = 8, 64
 
 
@@ -108,7 +109,7 @@ def fit(job: Job, decoder: Decoder, texts: Texts, objective: str) -> Judgement:
             num_steps=num_steps,
             learning_rate=rates[name],
             warmup_steps=max(1, min(100, num_steps // 10)),
-            checkpoint_every=100,
+            checkpoint_every=CHECKPOINT_EVERY,
         )
         trained = train(decoder, task, settings, job.work / f"{name}-{learning.objective}")
         log.info(name, steps=trained.num_steps, loss=round(trained.mean_loss, 4), rollbacks=trained.rollbacks)
