@@ -125,6 +125,15 @@ def test_reading_goes_on_where_it_was_stopped(target: Target, tmp_path: Path) ->
     assert parts.sha256() == whole.sha256()
 
 
+def test_shards_are_bounded_in_bytes(target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading_module, "SHARD_BYTES", 20_000)
+    folder = write_answers(tmp_path / "answers", target, random_answers(20))
+    shards = read_all(target, folder, tmp_path / "out", Wanted(layers=ALL_LAYERS, rows_per_shard=1000))
+    total = sum(row.features.nbytes for row in shards)
+    assert len(shards) == 20
+    assert len(shards.paths) >= total / 20_000 > 1
+
+
 def test_killed_while_reading_and_gone_on_with_is_as_if_never_killed(target: Target, tmp_path: Path) -> None:
     write_answers(tmp_path / "answers", target, random_answers(300))
     script = (

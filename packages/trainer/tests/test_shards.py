@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_targets import ORIGIN, VOCAB, random_answers
 
-from paceline.trainer.data.rows import ANSWERS, READINGS, Answer, Reading
+from paceline.trainer.data import shards as shards_module
+from paceline.trainer.data.rows import ANSWERS, READINGS, Answer, Kind, Reading
 from paceline.trainer.data.shards import Shards, ShardWriter
 from paceline.wire.errors import PacelineError, Reason
 from paceline.wire.settings import StartupError
@@ -43,8 +46,12 @@ def random_reading(answer: Answer, seed: int) -> Reading:
 
 
 def refusal(folder: Path) -> str:
+    return refusal_of(folder, ANSWERS)
+
+
+def refusal_of(folder: Path, kind: Kind[Any]) -> str:
     with pytest.raises(PacelineError) as caught:
-        list(Shards(folder, ANSWERS))
+        list(Shards(folder, kind))
     assert caught.value.reason == Reason.MALFORMED
     return caught.value.message
 
@@ -157,6 +164,21 @@ def test_rows_that_dont_fit_their_origin_are_refused(tmp_path: Path) -> None:
     with ShardWriter(tmp_path, ANSWERS, {**ORIGIN, "vocab_size": 5}) as writer:
         writer.write(random_answers(3))
     assert "no tokens of a vocabulary of 5" in refusal(tmp_path)
+
+
+def test_row_groups_are_bounded_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = [random_reading(answer, n) for n, answer in enumerate(random_answers(10))]
+    monkeypatch.setattr(shards_module, "GROUP_BYTES", 1000)
+    with ShardWriter(tmp_path, READINGS, READ) as writer:
+        path = writer.write(readings)
+        monkeypatch.setattr(shards_module, "MAX_ROW_BYTES", 100)
+        with pytest.raises(PacelineError, match="keep less"):
+            writer.write(readings)
+    groups = pq.ParquetFile(path).metadata.num_row_groups
+    assert sum(map(READINGS.num_bytes, readings)) / 1000 <= groups <= 10
+    assert "more than 200 bytes" in refusal_of(tmp_path, READINGS)
+    monkeypatch.undo()
+    assert [row.answer.id for row in Shards(tmp_path, READINGS)] == [row.answer.id for row in readings]
 
 
 def test_one_writer_at_a_time(tmp_path: Path) -> None:

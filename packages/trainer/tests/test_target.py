@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from tiny_targets import EOS, HIDDEN, LAYERS, LENGTH, VOCAB, save_target
-from transformers import AutoTokenizer
+from tiny_targets import EOS, HIDDEN, LAYERS, LENGTH, SHAPE, VOCAB, save_target
+from transformers import AutoTokenizer, CohereConfig, Gemma2Config, GraniteConfig, Qwen3Config
 
 from paceline.trainer.data import target as target_module
 from paceline.trainer.data.target import Target, has_bfloat16, load_target, locate
@@ -69,6 +70,28 @@ def test_a_template_that_refuses_is_reported_without_the_text(folder: Path) -> N
         target.chat_ids([{"role": "user", "content": "secret"}])
     assert caught.value.reason == Reason.MALFORMED
     assert "secret" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Gemma2Config(**SHAPE, head_dim=8, query_pre_attn_scalar=8, final_logit_softcapping=3.0),
+        GraniteConfig(**SHAPE, logits_scaling=4.0, embedding_multiplier=3.0),
+        CohereConfig(**SHAPE, logit_scale=0.25),
+        Qwen3Config(**SHAPE, head_dim=8, tie_word_embeddings=False),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_logits_and_features_are_those_of_the_architecture(tmp_path: Path, config: Any) -> None:
+    target = load_target(str(save_target(tmp_path, config)), "float32", 1)
+    ids = torch.tensor([[5, 9, 77, 30]])
+    with torch.inference_mode(), target.features((0, 2)) as states:
+        logits = target.logits(target.final(ids)[0])
+    with torch.inference_mode():
+        own = target.model(input_ids=ids, output_hidden_states=True)
+    torch.testing.assert_close(logits, own.logits[0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(states[0], own.hidden_states[0])
+    torch.testing.assert_close(states[1], own.hidden_states[2])
 
 
 def test_logits_made_in_an_unknown_way_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,22 +27,25 @@ ORIGIN = {"model": "tiny", "tokenizer_hash": "0" * 64, "vocab_size": VOCAB}
 _TEMPLATE = "{% for message in messages %}<user>{{ message['content'] }}{% endfor %}"
 
 
-def save_target(folder: Path) -> Path:
+SHAPE = {
+    "vocab_size": VOCAB,
+    "hidden_size": HIDDEN,
+    "intermediate_size": 64,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": LENGTH,
+    "initializer_range": 0.3,  # wide, so that attention is sharp and the logits depend on the context
+    "bos_token_id": 1,
+    "eos_token_id": EOS,
+    "pad_token_id": EOS,
+}
+
+
+def save_target(folder: Path, config: Any = None) -> Path:
     """A folder that `load_target` loads."""
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCAB,
-        hidden_size=HIDDEN,
-        intermediate_size=64,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=LENGTH,
-        initializer_range=0.3,  # wide, so that attention is sharp and the logits depend on the context
-        bos_token_id=1,
-        eos_token_id=EOS,
-        pad_token_id=EOS,
-    )
+    config = config or LlamaConfig(**SHAPE)
     model = AutoModelForCausalLM.from_config(config)
     model.model.norm.weight.data.uniform_(0.5, 2.0)  # so that before and after the final norm differ
     model.save_pretrained(folder)

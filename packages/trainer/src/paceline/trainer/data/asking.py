@@ -80,14 +80,8 @@ async def ask_all(
                 bar.advance(1, len(answer.answer_ids))
                 return answer
 
-            rows: list[Answer] = []
-            async for answer in in_order(questions(target, prompts, asking, writer.done, bar), ask_one, at_once):
-                rows.append(answer)
-                if len(rows) == asking.rows_per_shard:
-                    await _write(writer, rows, bar)
-                    rows = []
-            if rows:
-                await _write(writer, rows, bar)
+            todo = questions(target, prompts, asking, writer.done, bar)
+            await _write_all(writer, in_order(todo, ask_one, at_once), asking.rows_per_shard, bar)
     return Shards(out, ANSWERS)
 
 
@@ -178,9 +172,21 @@ async def in_order(items: Iterable[T], work: Callable[[T], Awaitable[U]], at_onc
         await asyncio.gather(*running, return_exceptions=True)
 
 
-async def _write(writer: ShardWriter[Answer], rows: list[Answer], bar: WorkBar) -> None:
-    path = await asyncio.to_thread(writer.write, rows)
-    log.info("answered", shard=path.name, answers=len(rows), tokens_per_s=round(bar.tokens_per_s))
+async def _write_all(
+    writer: ShardWriter[Answer], answers: AsyncIterator[Answer], rows_per_shard: int, bar: WorkBar
+) -> None:
+    async def write(rows: list[Answer]) -> None:
+        path = await asyncio.to_thread(writer.write, rows)
+        log.info("answered", shard=path.name, answers=len(rows), tokens_per_s=round(bar.tokens_per_s))
+
+    rows: list[Answer] = []
+    async for answer in answers:
+        rows.append(answer)
+        if len(rows) == rows_per_shard:
+            await write(rows)
+            rows = []
+    if rows:
+        await write(rows)
 
 
 def _strange(question: Question, what: str) -> PacelineError:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -22,8 +21,16 @@ def batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     return groups
 
 
-def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Items in order, `size` at a time; the last may be fewer."""
-    iterator = iter(items)
-    while chunk := list(islice(iterator, size)):
+def chunks(items: Iterable[T], size: int, weight: Callable[[T], int] = lambda _: 0, most: int = 0) -> Iterator[list[T]]:
+    """Items in order, at most `size` at a time and of at most `most` together, if they weigh anything; or one alone."""
+    chunk: list[T] = []
+    sum_of = 0
+    for item in items:
+        own = weight(item)
+        if chunk and (len(chunk) == size or sum_of + own > most):
+            yield chunk
+            chunk, sum_of = [], 0
+        chunk.append(item)
+        sum_of += own
+    if chunk:
         yield chunk

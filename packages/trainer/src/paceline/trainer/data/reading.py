@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from paceline.wire.settings import StartupError
 
 log = structlog.get_logger()
 
+SHARD_BYTES = 256 << 20  # of hidden states; more rows go into the next shard
 HEAD_ROWS = 256  # whose logits are there at once: 50 MB of float32 for a vocabulary of 49,152
 MAX_TOP_K = 256
 MAX_LAYERS = 8
@@ -40,13 +42,13 @@ class Wanted:
         layers: whose hidden states to keep, see `Target.features`; none keeps none.
         window: positions of the prompt, counted from its end, whose hidden states are kept besides the answer's.
         batch_tokens: most tokens of a pass, padding counted; a longer text has a pass to itself.
-        rows_per_shard: answers in a shard.
+        rows_per_shard: most answers in a shard.
     """
 
     top_k: int = 16
     layers: tuple[int, ...] = ()
     window: int = 256
-    batch_tokens: int = 2048
+    batch_tokens: int = 512
     rows_per_shard: int = 64
 
     def check(self, target: Target) -> None:
@@ -77,7 +79,7 @@ def read_all(target: Target, answers: Path, out: Path, wanted: Wanted) -> Shards
     with ShardWriter(out, READINGS, reading_origin(source.origin, target, wanted)) as writer:
         todo = (answer for answer in source if answer.id not in writer.done)
         with WorkBar("reading", len(source), len(writer.done)) as bar:
-            for some in chunks(todo, wanted.rows_per_shard):
+            for some in chunks(todo, wanted.rows_per_shard, partial(_state_bytes, target, wanted), SHARD_BYTES):
                 path = writer.write(read(target, some, wanted, bar.advance))
                 log.info("read", shard=path.name, answers=len(some), tokens_per_s=round(bar.tokens_per_s))
     return Shards(out, READINGS)
@@ -138,6 +140,11 @@ def bits(layers: Sequence[torch.Tensor]) -> npt.NDArray[np.uint16]:
     if not layers:
         return np.zeros((0, 0, 0), np.uint16)
     return torch.stack(list(layers), 1).bfloat16().contiguous().view(torch.uint16).numpy()
+
+
+def _state_bytes(target: Target, wanted: Wanted, answer: Answer) -> int:
+    positions = min(len(answer.prompt_ids), wanted.window) + len(answer.answer_ids)
+    return 2 * positions * len(wanted.layers) * target.hidden_size
 
 
 def _check_same_target(folder: Path, origin: Origin, target: Target) -> None:

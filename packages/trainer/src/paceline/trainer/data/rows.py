@@ -74,7 +74,7 @@ class Kind(Generic[R]):
         name: stands in every shard.
         schema: of the table.
         raw: columns that don't compress and are written as they are.
-        group: rows in a row group, which is what a reader holds in memory.
+        group: most rows in a row group, which is what a reader holds in memory.
     """
 
     name: str
@@ -87,6 +87,10 @@ class Kind(Generic[R]):
 
     def row(self, columns: Mapping[str, Any], origin: Origin) -> R:
         """Raises ValueError: the columns don't fit one another."""
+        raise NotImplementedError
+
+    def num_bytes(self, row: R) -> int:
+        """What a row takes in memory, about."""
         raise NotImplementedError
 
     def table(self, rows: Sequence[R]) -> pa.Table:
@@ -121,6 +125,9 @@ class _Answers(Kind[Answer]):
             if not len(ids) or ids.min() < 0 or ids.max() >= origin["vocab_size"]:
                 raise ValueError(f"{name} are no tokens of a vocabulary of {origin['vocab_size']}")
         return Answer(columns["id"], columns["source"], prompt_ids, answer_ids, finish)
+
+    def num_bytes(self, row: Answer) -> int:
+        return row.prompt_ids.nbytes + row.answer_ids.nbytes
 
 
 class _Readings(Kind[Reading]):
@@ -160,6 +167,10 @@ class _Readings(Kind[Reading]):
             first,
             np.frombuffer(columns["features"], "<u2").reshape(shape).copy(),
         )
+
+    def num_bytes(self, row: Reading) -> int:
+        arrays = (row.top_ids, row.top_log_probs, row.features)
+        return ANSWERS.num_bytes(row.answer) + sum(array.nbytes for array in arrays)
 
 
 ANSWERS: Kind[Answer] = _Answers()

@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from paceline.trainer.data.batching import chunks
 from paceline.trainer.data.rows import Kind, Origin, R
 from paceline.trainer.durable import (
     PRIVATE_FILE,
@@ -31,11 +32,13 @@ from paceline.trainer.durable import (
     make_private_folder,
     sync_folder,
 )
-from paceline.wire.errors import PacelineError, Reason
+from paceline.wire.errors import PacelineError, Reason, out_of_range
 from paceline.wire.settings import StartupError
 
 VERSION = 1
 MAX_SHARDS = 100_000
+GROUP_BYTES = 64 << 20  # of a row group
+MAX_ROW_BYTES = 1 << 30
 MIXED_GROUPS = 4  # row groups that are in memory together when rows are shuffled
 _NAME = re.compile(r"shard-(\d{5})\.parquet")
 _ORIGIN = b"paceline"
@@ -157,14 +160,24 @@ class ShardWriter(Generic[R]):
         os.close(self._lock)
 
     def write(self, rows: Sequence[R]) -> Path:
-        """The next shard. It is on disk when this returns. Raises StartupError: the disk refuses."""
+        """The next shard, of one row at least. It is on disk when this returns.
+
+        Raises:
+            StartupError: the disk refuses.
+            PacelineError: OUT_OF_RANGE for a row that is too large.
+        """
         path = self._folder / f"shard-{self._count:05}.parquet"
-        table = self._kind.table(rows).replace_schema_metadata({_ORIGIN: _stamp(self._kind, self._origin)})
+        schema = self._kind.schema.with_metadata({_ORIGIN: _stamp(self._kind, self._origin)})
+        largest = max(map(self._kind.num_bytes, rows))
+        if largest > MAX_ROW_BYTES:
+            raise out_of_range(f"{path.name}: a row", f"of {largest} bytes", f"of at most {MAX_ROW_BYTES}; keep less")
         unfinished = path.with_name(f"{path.name}.new")
         try:
             file = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, PRIVATE_FILE)
             with os.fdopen(file, "wb") as sink:
-                pq.write_table(table, sink, **_layout(self._kind))
+                with pq.ParquetWriter(sink, schema, **_layout(self._kind)) as writer:
+                    for some in chunks(rows, self._kind.group, self._kind.num_bytes, GROUP_BYTES):
+                        writer.write_table(self._kind.table(some).cast(schema), row_group_size=len(some))
                 sink.flush()
                 os.fsync(file)
             unfinished.replace(path)
@@ -205,7 +218,6 @@ def shard_paths(folder: Path) -> list[Path]:
 def _layout(kind: Kind[Any]) -> dict[str, Any]:
     names = kind.schema.names
     return {
-        "row_group_size": kind.group,
         "compression": {name: "NONE" if name in kind.raw else "ZSTD" for name in names},
         "use_dictionary": ["source", "finish"],
         "write_statistics": False,
@@ -231,6 +243,9 @@ def _origin_of(path: Path, file: pq.ParquetFile, kind: Kind[Any]) -> Origin:
         )
     if not schema.equals(kind.schema):
         raise _malformed(path, f"has other columns than {kind.name} have")
+    groups = [file.metadata.row_group(index) for index in range(file.num_row_groups)]
+    if any(group.total_byte_size > 2 * MAX_ROW_BYTES for group in groups):
+        raise _malformed(path, f"has row groups of more than {2 * MAX_ROW_BYTES} bytes")
     return origin
 
 

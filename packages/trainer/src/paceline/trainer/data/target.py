@@ -164,21 +164,7 @@ def load_target(name: str, dtype: str = "auto", threads: int = 0) -> Target:
         raise StartupError(f"--dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}")
     if threads:
         torch.set_num_threads(threads)
-    where, extra = locate(name)
-    logging.disable_progress_bar()  # of transformers; ours is the one people see
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False, **extra)
-        model = AutoModelForCausalLM.from_pretrained(
-            where,
-            dtype=torch.float32 if dtype == "float32" else torch.bfloat16,
-            trust_remote_code=False,
-            use_safetensors=None if extra else True,  # a GGUF file is as harmless
-            **extra,
-        )
-    except Exception as error:  # transformers raises many types for what is one thing here
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise StartupError(f"--target {name}: can't be loaded: {reason}") from error
-    model = model.eval().requires_grad_(False)
+    tokenizer, model = _from_pretrained(name, torch.float32 if dtype == "float32" else torch.bfloat16)
     if dtype == "auto" and not has_bfloat16():
         for parameter in model.parameters():  # model.float() refuses what came from a GGUF file
             parameter.data = parameter.data.float()
@@ -187,6 +173,24 @@ def load_target(name: str, dtype: str = "auto", threads: int = 0) -> Target:
     target = Target(name, tokenizer, hash_of(tokenizer), model, eos_token_ids(model, tokenizer), context)
     _check_head(target)
     return target
+
+
+def _from_pretrained(name: str, dtype: torch.dtype) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    where, extra = locate(name)
+    logging.disable_progress_bar()  # of transformers; ours is the one people see
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False, **extra)
+        model = AutoModelForCausalLM.from_pretrained(
+            where,
+            dtype=dtype,
+            trust_remote_code=False,
+            use_safetensors=None if extra else True,  # a GGUF file is as harmless
+            **extra,
+        )
+    except Exception as error:  # transformers raises many types for what is one thing here
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise StartupError(f"--target {name}: can't be loaded: {reason}") from error
+    return tokenizer, model.eval().requires_grad_(False)
 
 
 def locate(name: str) -> tuple[str, dict[str, Any]]:
