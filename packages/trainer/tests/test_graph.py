@@ -158,6 +158,17 @@ def test_the_unknown_token_has_an_embedding_and_no_logit(runners: dict[tuple[str
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_no_logits_may_be_wanted(runners: dict[tuple[str, str], small.Runner], kind: str) -> None:
+    """So a drafter reads a prompt."""
+    for how in ("none", "int8"):
+        runner = runners[kind, how]
+        session = small.text(runner, 3, 0)
+        given_ = runner.run([session], wanted=[])[0]
+        assert given_.logits.shape == (0, runner.card.vocab_size)
+        np.testing.assert_array_equal(given_.new[0], runner.run([session])[0].new[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_weights_lie_in_the_graph_once_under_the_modules_names(
     modules: dict[str, torch.nn.Module], runners: dict[tuple[str, str], small.Runner], kind: str
 ) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 import onnxruntime
 import torch
+from onnx import TensorProto
 from torch import nn
 
 from paceline.trainer.models.decoder import Decoder
 from paceline.trainer.models.feature_head import FeatureHead
-from paceline.trainer.models.graph_nodes import Array
+from paceline.trainer.models.graph_nodes import Array, Nodes
+from paceline.trainer.models.graph_products import LEVELS
 from paceline.wire.model_card import FeatureHeadCard, LanguageModelCard
 from paceline.wire.revision import unusable
 from paceline.wire.revision_folder import FUSE, GRAPH
@@ -86,11 +89,26 @@ def open_session(graph: bytes) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4  # what matters comes as an exception
-    options.add_session_config_entry("session.x64quantprecision", "1")  # no saturation where there is no VNNI
+    if _saturates():
+        options.add_session_config_entry("session.x64quantprecision", "1")  # exact, and up to twice as slow
     try:
         return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions have no common type
         raise unusable(GRAPH, "unloadable", "a graph that ONNX Runtime loads; make it again") from error
+
+
+@cache
+def _saturates() -> bool:
+    """Whether this processor adds products of 8 bits up in 16, as those with AVX2 and without VNNI do: sums are then
+    wrong unless ONNX Runtime is told to mind."""
+    nodes = Nodes()
+    nodes.input("rows", TensorProto.UINT8, (1, 64))
+    ones = nodes.weight("weight", np.full((64, 32), LEVELS, np.int8))
+    product = nodes.op("MatMulInteger", "rows", ones)
+    nodes.output("sums", product, TensorProto.INT32, (1, 32))
+    session = onnxruntime.InferenceSession(nodes.content({}), providers=["CPUExecutionProvider"])
+    sums = session.run(None, {"rows": np.full((1, 64), 255, np.uint8)})[0]
+    return not bool((sums == 64 * 255 * LEVELS).all())
 
 
 def _graph_logits(card: LanguageModelCard, session: Any, ids: Array, hidden: Array | None) -> Array:

@@ -4,7 +4,8 @@ In int8 a row of the input is rounded by its own greatest number, so no row depe
 (ONNX Runtime's DynamicQuantizeLinear has one scale for all rows), and a weight by the greatest of its output. Sums are
 exact integers. Inputs are unsigned and weights signed: the one pairing for which processors have an instruction that
 ONNX Runtime uses (AVX-512 VNNI: 576 inputs, 8,192 outputs and 1 to 6 rows take 0.17 ms; with signed inputs, 5 ms).
-Processors with AVX2 alone would saturate; ONNX Runtime's "session.x64quantprecision" = "1" makes it exact there.
+Processors with AVX2 and no VNNI would saturate: whoever runs the graph there sets ONNX Runtime's
+"session.x64quantprecision" to "1", which makes it exact, and must not elsewhere: it turns weights into unsigned ones.
 """
 
 from __future__ import annotations
@@ -71,12 +72,15 @@ class Products:
         Args:
             value: [..., inputs].
             fine: in int8, whether a row is `scale * (rough + fine / STEPS)`, as good as 15 bits, at the price of twice
-                the rows. Else it is `scale * rough`: some 2 % of a trained model's best tokens are others then.
+                the rows; there must be one. Else it is `scale * rough`: on SmolLM2's last layer and head 97 % of best
+                tokens stay if all rows are rough, and 98 % if only the head's are.
         """
         if not self._int8:
             return Rows(value)
         nodes = self._nodes
         greatest = nodes.op("ReduceMax", nodes.op("Abs", value), nodes.constant([-1], np.int64), keepdims=1)
+        if not fine:  # of no rows at all ONNX Runtime's reductions give as many columns as went in
+            greatest = nodes.op("Slice", greatest, *(nodes.constant([number], np.int64) for number in (0, 1, -1)))
         some = nodes.op("Max", greatest, nodes.constant(SMALLEST, np.float32))
         scale = nodes.op("Mul", some, nodes.constant(1 / LEVELS, np.float32))
         numbers = nodes.op("Div", value, scale)
