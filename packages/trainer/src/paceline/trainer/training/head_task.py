@@ -68,20 +68,29 @@ class HeadObjective:
 
     Attributes:
         depth: rows of a draft.
+        shallow_steps: steps of the loop, the first, in which drafts are one row deep: that teaches most of what deeper
+            ones need, for a fraction of the work.
         depth_weight: by which each row counts less than the one before (EAGLE-3: 0.8).
         greedy_share: of the loss that asks for the target's best token; the rest asks for its distribution.
         batch_starts: drafts in a batch, about.
-        share: of an answer's places at which a draft begins; drafts at neighbours teach much the same.
+        share: of an answer's places at which a draft begins, if it is deep: neighbours teach much the same.
     """
 
     depth: int = 5
+    shallow_steps: int = 0
     depth_weight: float = 0.8
     greedy_share: float = 0.5
     batch_starts: int = 256
     share: float = 0.5
 
 
-Example = tuple[HeadText, Tensor]  # a text and the rows at which drafts begin
+@dataclass(frozen=True, slots=True, eq=False)
+class Drafts:
+    """Drafts of so many rows that begin at some rows of a text, [S]."""
+
+    text: HeadText
+    starts: Tensor
+    depth: int
 
 
 class HeadTask:
@@ -96,30 +105,32 @@ class HeadTask:
         objective: HeadObjective,
         seed: int = 0,
     ) -> None:
+        if not texts:
+            raise ValueError("there are no texts to learn from")
         self.name = name
         self._head, self._teacher, self._texts, self._objective, self._seed = head, teacher, texts, objective, seed
-        self._sizes = np.array([math.ceil(objective.share * len(text.starts)) for text in texts])
+        self._sizes = np.array([len(text.starts) for text in texts])
         self._plan: list[list[int]] = []
         self._num_epochs = 0
 
-    def batch(self, step: int) -> list[Example]:
+    def batch(self, step: int) -> list[Drafts]:
         while len(self._plan) <= step:
-            chance = np.random.default_rng((self._seed, 0, self._num_epochs))
-            self._plan += batches(self._sizes, self._objective.batch_starts, chance)
-            self._num_epochs += 1
+            self._plan_epoch()
         chance = np.random.default_rng((self._seed, 1, step))
-        return [self._example(index, chance) for index in self._plan[step]]
+        share, depth = self._stage(step)
+        return [self._drafts(self._texts[index], share, depth, chance) for index in self._plan[step]]
 
-    def loss(self, examples: Sequence[Example]) -> Loss:
+    def loss(self, examples: Sequence[Drafts]) -> Loss:
         """Cross-entropy to the target, over those rows of drafts that serving could get to: all tokens of the draft,
         and the one that comes next, are in the head's vocabulary."""
         head, objective = self._head, self._objective
         texts, next_ids, states = _padded(examples, head.shape.vocab_size)
         known = next_ids < head.shape.vocab_size
-        alive = pad_sequence([starts >= 0 for _, starts in examples], batch_first=True)
+        alive = pad_sequence([drafts.starts >= 0 for drafts in examples], batch_first=True)
         visits = []
         wanted = torch.zeros_like(known)
-        for step in range(objective.depth):
+        depth = examples[0].depth
+        for step in range(depth):
             at = (texts.starts + step).clamp(max=known.shape[1] - 1)
             alive = alive & known.gather(1, at)
             visits.append((at, alive))
@@ -127,16 +138,29 @@ class HeadTask:
         goals = self._goals(states[wanted], next_ids[wanted])
         goal_of = (wanted.flatten().cumsum(0) - 1).view_as(wanted)
         total, weight = next_ids.new_zeros((), dtype=torch.float32), 0.0
-        for step, ((at, alive), hidden) in enumerate(zip(visits, unroll(head, texts, objective.depth), strict=True)):
+        for step, ((at, alive), hidden) in enumerate(zip(visits, unroll(head, texts, depth), strict=True)):
             log_probs = head.logits(hidden[alive]).log_softmax(-1)
             share = objective.depth_weight**step
             total = total - share * (goals[goal_of.gather(1, at)[alive]] * log_probs).sum()
             weight += share * int(alive.sum())
         return Loss(total, weight)
 
-    def _example(self, index: int, chance: np.random.Generator) -> Example:
-        starts = chance.permutation(self._texts[index].starts)[: self._sizes[index]]
-        return self._texts[index], torch.from_numpy(np.sort(starts))
+    def _stage(self, step: int) -> tuple[float, int]:
+        """Share of places at which drafts begin, and their depth."""
+        objective = self._objective
+        return (1.0, 1) if step < objective.shallow_steps else (objective.share, objective.depth)
+
+    def _plan_epoch(self) -> None:
+        """Adds batches in which each text comes once; the shallow stage may end before they do."""
+        done, shallow_steps = len(self._plan), self._objective.shallow_steps
+        chance = np.random.default_rng((self._seed, 0, self._num_epochs))
+        epoch = batches(self._sizes, round(self._objective.batch_starts / self._stage(done)[0]), chance)
+        self._plan += epoch[: shallow_steps - done] if done < shallow_steps else epoch
+        self._num_epochs += 1
+
+    def _drafts(self, text: HeadText, share: float, depth: int, chance: np.random.Generator) -> Drafts:
+        starts = chance.permutation(text.starts)[: math.ceil(share * len(text.starts))]
+        return Drafts(text, torch.from_numpy(np.sort(starts)), depth)
 
     def _goals(self, states: Tensor, next_ids: Tensor) -> Tensor:
         """What is to be learnt for rows with these features after them: distributions [n, vocab_size]."""
@@ -156,12 +180,12 @@ def batches(sizes: npt.NDArray[np.int64], batch_size: int, chance: np.random.Gen
     return [found[place] for place in chance.permutation(len(found))]
 
 
-def _padded(examples: Sequence[Example], other: int) -> tuple[Texts, Tensor, Tensor]:
+def _padded(examples: Sequence[Drafts], other: int) -> tuple[Texts, Tensor, Tensor]:
     """Rows of the examples; each row's next token [B, T]; and the target's features at, not before, each row."""
-    ids = pad_sequence([text.ids for text, _ in examples], batch_first=True, padding_value=other)
-    features = pad_sequence([text.features for text, _ in examples], batch_first=True).float()
-    starts = pad_sequence([starts for _, starts in examples], batch_first=True)
-    first = torch.tensor([[text.first + 1] for text, _ in examples])
+    ids = pad_sequence([drafts.text.ids for drafts in examples], batch_first=True, padding_value=other)
+    features = pad_sequence([drafts.text.features for drafts in examples], batch_first=True).float()
+    starts = pad_sequence([drafts.starts for drafts in examples], batch_first=True)
+    first = torch.tensor([[drafts.text.first + 1] for drafts in examples])
     rows = torch.arange(ids.shape[1] - 1)
     next_ids = nn.functional.pad(ids[:, 2:], (0, 1), value=other)
     return Texts(ids[:, 1:], first + rows, features[:, :-1], starts), next_ids, features[:, 1:]
