@@ -1,124 +1,197 @@
 """Recipe `feature_head`: a head on the target's hidden states, trained on the target's own answers (EAGLE-3).
 
-When to use it: the target is served by verifiers that tell features, and there are some hundred thousand tokens of its
-answers. It starts from the target: the embeddings of its commonest tokens, and its last layer.
+When to use it: verifiers tell the target's features, and there are some hundred thousand tokens of its answers. A head
+of 9 million weights for a target of 135 million takes some hours on two cores.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from accelerate import Accelerator
 
-from paceline.trainer.data.rows import Answer, Reading
+from paceline.trainer.data.prompts import is_held_out
+from paceline.trainer.data.rows import Reading
+from paceline.trainer.data.shards import Shards
 from paceline.trainer.data.target import Target
-from paceline.trainer.models.block import BlockShape
-from paceline.trainer.models.feature_head import FeatureHead, FeatureHeadShape
-from paceline.trainer.training.head_task import HeadText, Teacher
+from paceline.trainer.models.comparison import Probe
+from paceline.trainer.models.feature_head import FeatureHead
+from paceline.trainer.models.graph import feature_head_card
+from paceline.trainer.models.revision import Written, write_revision
+from paceline.trainer.recipes.head_start import (
+    HeadSize,
+    Vocabulary,
+    common_tokens,
+    head_shape,
+    make_teacher,
+    start_head,
+)
+from paceline.trainer.recipes.simulate import TreeShape, acceptance, draft, tokens_per_step
+from paceline.trainer.training.head_task import HeadObjective, HeadTask, HeadText
+from paceline.trainer.training.loop import LoopSettings, Trained
+from paceline.trainer.training.loop import train as fit
+from paceline.v1 import trainer_pb2
+from paceline.wire.errors import out_of_range
 
-PROMPT_SHARE = 0.2
-Vocabulary = npt.NDArray[np.uint32]  # the target's id of each of the head's
+PROBE_TEXTS, PROBE_LENGTH = 4, 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HeadSize:
-    """What of a head's size is free: the rest is the target's.
+class HeadRecipe:
+    """How a head is made.
 
     Attributes:
-        vocab_size: tokens it knows.
-        intermediate: width of its MLP, at most the target's.
+        size: of the head.
+        objective: what it learns.
+        loop: for how long, and how fast.
+        held_out: share of prompts that it is measured on, and not trained.
+        seed: of the order of texts, and of what is drawn at the start.
     """
 
-    vocab_size: int = 8192
-    intermediate: int = 1024
+    size: HeadSize = field(default_factory=HeadSize)
+    objective: HeadObjective = field(default_factory=lambda: HeadObjective(shallow_steps=1000))
+    loop: LoopSettings = field(
+        default_factory=lambda: LoopSettings(num_steps=4000, learning_rate=1e-3, ema_decay=0.995)
+    )
+    held_out: float = 0.03
+    seed: int = 0
 
 
-def common_tokens(answers: Iterable[Answer], target: Target, size: int) -> Vocabulary:
-    """The commonest tokens, those that end an answer among them, the commonest first. A token of an answer counts for
-    as much as five of a prompt, which say what people write about."""
-    counts = np.zeros(target.vocab_size)
-    for answer in answers:
-        np.add.at(counts, answer.answer_ids, 1.0)
-        np.add.at(counts, answer.prompt_ids, PROMPT_SHARE)
-    counts[sorted(target.eos_token_ids)] = np.inf
-    return np.argsort(-counts, kind="stable")[:size].astype(np.uint32)
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What a head is worth on answers that it was not trained on.
+
+    Attributes:
+        acceptance: share of best tokens that are right at each depth of a draft, given that those before are.
+        tokens_per_step: that a verifier would commit with its trees, its own token included.
+    """
+
+    acceptance: tuple[float, ...]
+    tokens_per_step: float
+
+    def metrics(self) -> dict[str, float]:
+        """As a manifest has them."""
+        depths = {f"acceptance_{depth}": share for depth, share in enumerate(self.acceptance, 1)}
+        return {"tokens_per_step": self.tokens_per_step, **depths}
 
 
-def head_texts(readings: Iterable[Reading], vocabulary: Vocabulary, target_vocab_size: int) -> list[HeadText]:
-    """Readings as a head sees them; answers without a place to draft at are left out."""
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A trained head, and what it takes to hand it out.
+
+    Attributes:
+        layers: of the target, whose features it takes.
+        window: positions that it has looked at at most.
+        held_out: texts that it was not trained on.
+    """
+
+    head: FeatureHead
+    vocabulary: Vocabulary
+    layers: tuple[int, ...]
+    window: int
+    held_out: Sequence[HeadText]
+    trained: Trained
+
+
+def train(
+    target: Target, readings: Shards[Reading], recipe: HeadRecipe, folder: Path, accelerator: Accelerator | None = None
+) -> Made:
+    """Trains a head on readings; goes on from the newest state in the folder.
+
+    Args:
+        readings: with features of two or more layers, the last of them the target's last, which teaches.
+
+    Raises:
+        PacelineError: OUT_OF_RANGE: of other layers, or too few. INTERNAL: the loss keeps diverging.
+        StartupError: the folder is another run's.
+    """
+    layers = tuple(int(layer) for layer in readings.origin["layers"])
+    if not layers or layers[-1] != target.num_layers:
+        raise out_of_range("layers", layers, f"layers of the target that end with its last, {target.num_layers}")
+    vocabulary = common_tokens((reading.answer for reading in readings), target, recipe.size.vocab_size)
+    learnt, held_out = split_texts(readings, vocabulary, target.vocab_size, recipe.held_out)
+    if not learnt or not held_out:
+        raise out_of_range("answers", len(learnt), f"more: {recipe.held_out:.0%} of them are held out")
+    torch.manual_seed(recipe.seed)
+    head = FeatureHead(head_shape(target, len(layers), len(vocabulary), recipe.size.intermediate))
+    start_head(head, target, vocabulary)
+    name = f"feature_head on {readings.sha256()}: {recipe.size}, {recipe.objective}, seed {recipe.seed}"
+    task = HeadTask(name, head, make_teacher(target, vocabulary), learnt, recipe.objective, recipe.seed)
+
+    def watch(step: int) -> Mapping[str, float]:
+        shares = acceptance(head, held_out, recipe.objective.depth)
+        return {f"acceptance_{depth}": share for depth, share in enumerate(shares, 1)}
+
+    trained = fit(head, task, recipe.loop, folder, accelerator=accelerator, watch=watch)
+    window = max(len(text.ids) for text in learnt)
+    return Made(head, vocabulary, layers, window, held_out, trained)
+
+
+def split_texts(
+    readings: Iterable[Reading], vocabulary: Vocabulary, target_vocab_size: int, held_out: float
+) -> tuple[list[HeadText], list[HeadText]]:
+    """Texts to learn from and texts to measure on, as a head sees them; answers without a place to draft at are left
+    out."""
     own = np.full(target_vocab_size, len(vocabulary), np.int64)
     own[vocabulary] = np.arange(len(vocabulary))
-    found = []
+    learnt: list[HeadText] = []
+    kept: list[HeadText] = []
     for reading in readings:
-        answer, first = reading.answer, reading.first
-        ids = np.concatenate((answer.prompt_ids, answer.answer_ids))[first:]
-        features = torch.from_numpy(reading.features).view(torch.bfloat16).flatten(1)
-        text = HeadText(torch.from_numpy(own[ids]), first, features, len(answer.prompt_ids) - first)
+        text = _text(reading, own)
         if text.answer >= 2 and len(text.starts):
-            found.append(text)
-    return found
+            (kept if is_held_out(reading.answer.id, held_out) else learnt).append(text)
+    return learnt, kept
 
 
-def head_shape(target: Target, num_features: int, vocab_size: int, intermediate: int) -> FeatureHeadShape:
-    """The target's own shapes, as far as they are not chosen."""
-    config = target.model.config.get_text_config()
-    block = BlockShape(
-        width=target.hidden_size,
-        num_heads=config.num_attention_heads,
-        num_kv_heads=config.num_key_value_heads,
-        head_dim=getattr(config, "head_dim", None) or target.hidden_size // config.num_attention_heads,
-        intermediate=intermediate,
-        rope_theta=config.rope_parameters["rope_theta"],
-        norm_epsilon=config.rms_norm_eps,
-    )
-    return FeatureHeadShape(
-        vocab_size=vocab_size, target_hidden_size=target.hidden_size, num_features=num_features, block=block
-    )
+def _text(reading: Reading, own: npt.NDArray[np.int64]) -> HeadText:
+    answer, first = reading.answer, reading.first
+    ids = np.concatenate((answer.prompt_ids, answer.answer_ids))[first:]
+    features = torch.from_numpy(reading.features).view(torch.bfloat16).flatten(1)
+    return HeadText(torch.from_numpy(own[ids]), first, features, len(answer.prompt_ids) - first)
 
 
-def make_teacher(target: Target, vocabulary: Vocabulary) -> Teacher:
-    """The target's own view of its last layer's features, for a head's vocabulary."""
-    norm = target.model.get_decoder().norm
-    rows = torch.from_numpy(vocabulary.astype(np.int64))
-    return Teacher(target.head[rows].float().clone(), norm.weight.float().clone(), norm.variance_epsilon)
+def evaluate(head: FeatureHead, texts: Sequence[HeadText], depth: int, shape: TreeShape | None = None) -> Evaluation:
+    """Measures a head on texts. Trees are drafted at every place, so it takes a second or so for each."""
+    tokens = steps = 0
+    for text in texts:
+        committed, taken = tokens_per_step(text, draft(head, text, shape or TreeShape()))
+        tokens, steps = tokens + committed, steps + taken
+    return Evaluation(acceptance(head, texts, depth), tokens / max(steps, 1))
 
 
-@torch.no_grad()
-def start_head(head: FeatureHead, target: Target, vocabulary: Vocabulary) -> None:
-    """Gives a head the target's embeddings, last norm and last layer, as much of its MLP as fits.
+def publish(made: Made, target: Target, manifest: trainer_pb2.RevisionManifest, out: Path, depth: int = 5) -> Written:
+    """Writes the head as a revision, int8, with its weights in bfloat16 to train on from.
 
-    Its hidden state begins as the last layer's feature, and what its block reads as the sum of both inputs.
+    Args:
+        manifest: drafter, command, data, parent; what the target is and what was measured is set here.
+
+    Raises PacelineError (UNUSABLE_REVISION) and OSError, as `write_revision` does.
     """
-    shape = head.shape
-    width = shape.block.width
-    rows = torch.from_numpy(vocabulary.astype(np.int64))
-    embedding = target.embedding.float()
-    head.embed_tokens.weight[:-1] = embedding[rows]
-    head.embed_tokens.weight[-1] = embedding.mean(0)
-    decoder = target.model.get_decoder()
-    head.norm.weight.copy_(decoder.norm.weight)
-    last = decoder.layers[-1]
-    for name, parameter in head.block.named_parameters():
-        parameter.copy_(_fitting(last.get_parameter(name).float(), _strongest(last, shape.block.intermediate), name))
-    torch.nn.init.normal_(head.fuse_proj.weight, std=0.2 * head.fuse_proj.in_features**-0.5)
-    head.fuse_proj.weight[:, -width:] += torch.eye(width)
-    torch.nn.init.normal_(head.mix_proj.weight, std=0.2 * width**-0.5)
-    head.mix_proj.weight += torch.cat((torch.eye(width), torch.eye(width)), dim=1)
+    card = feature_head_card(
+        made.head.shape,
+        feature_layers=made.layers,
+        max_length=target.context_length,
+        window=made.window,
+        quantization="int8",
+    )
+    stamped = trainer_pb2.RevisionManifest()
+    stamped.CopyFrom(manifest)
+    stamped.tokenizer_hash = target.tokenizer_hash
+    for metric, value in evaluate(made.head, made.held_out, depth).metrics().items():
+        stamped.metrics[metric] = value
+    vocabulary = made.vocabulary.tolist()
+    return write_revision(out, made.head, card, vocabulary, stamped, weights="bfloat16", probe=probe(made.held_out))
 
 
-def _strongest(layer: torch.nn.Module, count: int) -> Tensor:
-    """The MLP's neurons that write most for what they read."""
-    mlp = layer.mlp
-    weights = mlp.down_proj.weight.float().norm(dim=0) * mlp.up_proj.weight.float().norm(dim=1)
-    return weights.topk(count).indices.sort().values
-
-
-def _fitting(weight: Tensor, neurons: Tensor, name: str) -> Tensor:
-    """A parameter of the target's layer, cut to some of its MLP's neurons."""
-    if name.startswith(("mlp.gate_proj", "mlp.up_proj")):
-        return weight[neurons]
-    return weight[:, neurons] if name.startswith("mlp.down_proj") else weight
+def probe(texts: Sequence[HeadText]) -> Probe:
+    """Real text to compare the graph on: the ends of a few texts."""
+    longest = sorted(texts, key=lambda text: -len(text.ids))[:PROBE_TEXTS]
+    length = min(PROBE_LENGTH, len(longest[-1].ids) - 1)
+    ids = torch.stack([text.ids[-length:] for text in longest])
+    features = torch.stack([text.features[-length - 1 : -1] for text in longest])
+    return Probe(ids.numpy(), features.float().numpy())

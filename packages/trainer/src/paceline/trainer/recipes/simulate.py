@@ -51,11 +51,13 @@ class DraftedTree:
     confidence: list[float] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
 
-    def add(self, token: int, parent: int, confidence: float) -> None:
+    def add(self, token: int, parent: int, confidence: float) -> int:
+        """Appends a node and returns its index."""
         self.tokens.append(token)
         self.parents.append(parent)
         self.confidence.append(confidence)
         self.values.append(confidence * (1.0 if parent == ROOT else self.values[parent]))
+        return len(self.tokens) - 1
 
     def path(self, node: int) -> list[int]:
         """The node and its ancestors, the node first."""
@@ -107,20 +109,43 @@ def tokens_per_step(text: HeadText, trees: Sequence[DraftedTree]) -> tuple[int, 
     return min(place, len(trees)), steps
 
 
+@torch.no_grad()
+def acceptance(head: FeatureHead, texts: Sequence[HeadText], depth: int) -> tuple[float, ...]:
+    """Share of the head's best tokens that are right in each row of a draft, given that those before are, over all
+    places of the texts. Counts tokens that aren't in its vocabulary as wrong; 0 where nothing gets that far."""
+    tried, right = torch.zeros(depth), torch.zeros(depth)
+    for text in texts:
+        rows = _rows(head, text)
+        starts = rows.starts
+        alive = torch.ones_like(starts, dtype=torch.bool)
+        for step, hidden in enumerate(unroll(head, rows, depth)):
+            at = starts + step
+            alive = alive & (at < len(text.ids) - 2)
+            next_ids = text.ids[(at + 2).clamp(max=len(text.ids) - 1)]
+            tried[step] += alive.sum()
+            alive = alive & (head.logits(hidden).argmax(-1) == next_ids)
+            right[step] += alive.sum()
+    return tuple((right / tried.clamp(min=1)).tolist())
+
+
+def _rows(head: FeatureHead, text: HeadText) -> Texts:
+    """A text on its own, with drafts at all its starts."""
+    places = torch.arange(len(text.ids) - 1)[None]
+    features = text.features[None, :-1].to(head.norm.weight.dtype)
+    return Texts(text.ids[None, 1:], text.first + 1 + places, features, torch.tensor(text.starts)[None])
+
+
 class _Drafting:
     """All drafts of one text. In a batch, each has the text's keys and values, and its own rows' behind them."""
 
     def __init__(self, head: FeatureHead, text: HeadText, shape: TreeShape) -> None:
         self._head, self._shape = head, shape
-        self._starts = torch.tensor(text.starts)
-        places = torch.arange(len(text.ids) - 1)
-        self._texts = Texts(
-            text.ids[None, 1:], text.first + 1 + places[None], text.features[None, :-1].float(), self._starts[None]
-        )
+        self._texts = _rows(head, text)
+        self._starts = self._texts.starts[0]
         stream = head.enter(self._texts.input_ids, head.fuse(self._texts.features))
         keys, values = head.block.keys_values(stream, head.rope(self._texts.position_ids))
         self._keys, self._values = (part.expand(len(self._starts), -1, -1, -1) for part in (keys, values))
-        self._in_text = places <= self._starts[:, None]
+        self._in_text = torch.arange(stream.shape[1]) <= self._starts[:, None]
         self._trees = [DraftedTree() for _ in text.starts]
         self._rows: list[dict[int, int]] = [{} for _ in text.starts]  # node: its row among the draft's
         self._hidden = torch.zeros(len(self._starts), 0, head.shape.block.width)
