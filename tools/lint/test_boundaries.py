@@ -90,6 +90,21 @@ def test_every_file_has_a_name_that_says_something() -> None:
                 "waiting",
             ],
         ),
+        (
+            "trainer",
+            [
+                "learning/*",
+                "learning/objectives/*",
+                "learning/selection/*",
+                "recipes/alignment",
+                "recipes/cut_vocabulary",
+                "recipes/judging",
+                "recipes/lm_task",
+                "recipes/lm_text",
+                "recipes/own_vocabulary",
+                "recipes/token_bytes",
+            ],
+        ),
         ("router", ["arms", "placement", "registry", "reward", "policies/ucb", "policies/fixed"]),
         (
             "drafter",

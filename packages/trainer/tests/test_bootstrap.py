@@ -13,8 +13,9 @@ import pytest
 from tiny_targets import VOCAB, save_target, write_prompts
 
 from paceline.trainer.models.revision import read_module
-from paceline.trainer.recipes import stages
+from paceline.trainer.recipes import lm_recipe, stages
 from paceline.trainer.recipes.command import bootstrap, command_of
+from paceline.trainer.recipes.lm_task import LmTask
 from paceline.trainer.recipes.settings import BootstrapSettings
 from paceline.trainer.recipes.token_bytes import token_bytes
 from paceline.wire.revision_folder import TOKENIZER, VOCABULARY, open_revision
@@ -108,6 +109,32 @@ def test_what_is_done_is_not_done_again(
     assert open_revision(settings.out).revision_id == open_revision(tmp_path / "whole" / "out").revision_id
 
 
+@pytest.mark.parametrize("at", [3, 27, 38], ids=["pre-training", "at a state", "between states"])
+def test_a_training_that_is_stopped_goes_on_to_the_same_weights(
+    at: int, made_once: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lm_recipe, "CHECKPOINT_EVERY", 7)
+    answers = tmp_path / "whole" / "out.work" / "answers"
+    whole = settings_for(made_once, tmp_path / "whole", "trimmed_lm", objective="ce")
+    bootstrap(whole)
+    torn = settings_for(made_once, tmp_path / "torn", "trimmed_lm", objective="ce", answers=answers)
+    calls, loss = 0, LmTask.loss
+
+    def stops(task: LmTask, examples: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == at:
+            raise KeyboardInterrupt
+        return loss(task, examples)
+
+    monkeypatch.setattr(LmTask, "loss", stops)
+    with pytest.raises(KeyboardInterrupt):
+        bootstrap(torn)
+    bootstrap(torn)
+    assert calls > at
+    assert open_revision(torn.out).revision_id == open_revision(whole.out).revision_id
+
+
 def test_the_command_runs_as_a_process(made_once: tuple[Path, Path], tmp_path: Path) -> None:
     target, prompts = made_once
     flags = {f"--{name.replace('_', '-')}": str(value) for name, value in SMALL.items()}
@@ -132,6 +159,8 @@ def test_other_commands_do_not_import_torch() -> None:
         ({"sources": "nowhere"}, "no prompts of these sources"),
         ({"target": "./nowhere"}, "no such folder"),
         ({"width": 65}, "width is 65; it must be a multiple of 64"),
+        ({"verifier": "127.0.0.1:1"}, "--verifier 127.0.0.1:1"),
+        ({"answers": Path("here"), "max_prompts": 3}, "--max-prompts has no effect with --answers"),
         ({"max_tokens": 4000}, r"max_prompt_tokens \+ max_tokens is 4100"),
     ],
 )

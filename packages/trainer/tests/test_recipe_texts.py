@@ -87,6 +87,11 @@ def test_a_special_token_that_the_drafter_has_not_is_left_out() -> None:
     text = Aligner(TARGET, own).text(reading([A, OTHER], [B, OTHER], [[B], [OTHER]], [[0.5], [0.5]]))
     assert text.ids.tolist() == [a, b]
     assert text.said_token.tolist() == [0]
+    # Nothing is seen before the first token, and what is left out is not asked for.
+    text = Aligner(TARGET, own).text(reading([OTHER], [A, OTHER, B], [[A], [OTHER], [B]], [[0.5]] * 3))
+    assert text.ids.tolist() == [a, b]
+    assert (text.said_token.tolist(), text.said_row.tolist()) == ([2], [0])
+    assert text.top_rows.tolist() == [0]
 
 
 @given(st.lists(st.integers(A, END), min_size=2, max_size=30), st.integers(0, 3))

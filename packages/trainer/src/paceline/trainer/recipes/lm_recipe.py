@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -30,11 +30,13 @@ from paceline.wire.settings import StartupError
 
 log = structlog.get_logger()
 
-WINDOW = 512  # tokens of a text's end that are learnt together
+WINDOW = 1024  # tokens of a text's end that are learnt together
 HEAD_DIM = 64
 TOP_K = 16
 PRETRAIN_RATE, DISTIL_RATE = 1.5e-3, 8e-4
 SMALLEST_RUN = 20  # steps
+CHECKPOINT_EVERY = 100  # steps
+WATCHED = 20  # held-out answers that the log has figures of
 PROBE_TEXTS, PROBE_LENGTH = 8, 64
 
 
@@ -99,18 +101,26 @@ def fit(job: Job, decoder: Decoder, texts: Texts, objective: str) -> Judgement:
     )
     epochs = {"pretrain": making.pretrain_epochs, "distil": making.epochs}
     rates = {"pretrain": making.learning_rate or PRETRAIN_RATE, "distil": making.learning_rate or DISTIL_RATE}
+    watched = texts.held_out[:WATCHED]
+
+    def watch(_step: int) -> Mapping[str, float]:
+        return judge(ranks_of(decoder, text) for text in watched).metrics()
+
+    after = ""
     for name, learning in stages:
         if epochs[name] == 0:
             continue
         num_steps = steps_of(texts.train, making.batch_tokens, epochs[name])
-        task = LmTask(f"{name} {learning.objective} {digest(texts.train)}", decoder, texts.train, learning)
+        told = f"{name} {learning} at {rates[name]:g} on {digest(texts.train)}{after}"  # a run that goes on is the same
+        task = LmTask(told, decoder, texts.train, learning)
         settings = LoopSettings(
             num_steps=num_steps,
             learning_rate=rates[name],
             warmup_steps=max(1, min(100, num_steps // 10)),
-            checkpoint_every=100,
+            checkpoint_every=CHECKPOINT_EVERY,
         )
-        trained = train(decoder, task, settings, job.work / f"{name}-{learning.objective}")
+        trained = train(decoder, task, settings, job.work / f"{name}-{learning.objective}", watch=watch)
+        after = f" after {trained.num_steps} steps of {name}"
         log.info(name, steps=trained.num_steps, loss=round(trained.mean_loss, 4), rollbacks=trained.rollbacks)
     return judged(decoder, texts.held_out)
 

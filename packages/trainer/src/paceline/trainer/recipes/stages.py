@@ -109,7 +109,17 @@ def _recipe(settings: BootstrapSettings) -> Recipe:
     ):
         if value not in known:
             raise StartupError(f"{option} is {value!r}; it must be one of {', '.join(filter(None, known))}")
+    _check_unused(settings)
     return RECIPES[settings.recipe]()
+
+
+def _check_unused(settings: BootstrapSettings) -> None:
+    """What has no effect is a mistake."""
+    there = "--readings" if settings.readings else "--answers" if settings.answers else ""
+    asked = {"--verifier": settings.verifier, "--max-prompts": settings.max_prompts, "--answers": settings.answers}
+    for option, value in asked.items():
+        if there and value and option != there:
+            raise StartupError(f"{option} has no effect with {there}; leave one of them out")
 
 
 def _readings(settings: BootstrapSettings, target: Target, recipe: Recipe, work: Path) -> Readings:
