@@ -80,6 +80,8 @@ class FakeVerifier(verifier_pb2_grpc.VerifierServicer):
     num_attempts: int = 0
     hidden_size: int = 0  # of the features that it sends, if above 0
     address: str = "127.0.0.1:0"
+    tokenizer_hash: str = "h"
+    vocab_size: int = VOCAB
 
     def __post_init__(self) -> None:
         self.streams: asyncio.Queue[FakeStream] = asyncio.Queue()
@@ -96,8 +98,8 @@ class FakeVerifier(verifier_pb2_grpc.VerifierServicer):
                 peer=self.peer,
                 verifier_id="fake",
                 model="tiny",
-                tokenizer_hash="h",
-                vocab_size=VOCAB,
+                tokenizer_hash=self.tokenizer_hash,
+                vocab_size=self.vocab_size,
                 max_tree_nodes=64,
                 max_tree_depth=8,
                 commit_top_k=stream.hello.commit_top_k,
