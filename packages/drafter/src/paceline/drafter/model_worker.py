@@ -22,6 +22,7 @@ from paceline.wire.errors import PacelineError
 
 MAX_BATCH = 8  # sessions in one forward pass
 ADAPTATION = 0.2
+MAX_TYPICAL_ROWS = 64  # a pass of more reads a context; it says nothing of how long the next one of a tree will take
 MAX_AHEAD_NODES = 64  # beyond the draft, at most so many nodes are thought from before the commit comes
 
 Key = tuple[int, int]  # of a session: its stream, and its id there
@@ -189,7 +190,8 @@ class ModelWorker:
                 self._sessions.move_to_end(key)
                 if not due and work.pace.is_far:
                     drafts += self._draft(key, work, ahead=True)
-            self._took(self._clock() - started, [work for _, work, _ in batch])
+            num_rows = sum(len(rows.tokens) for *_, rows in batch)
+            self._took(self._clock() - started, num_rows, [work for _, work, _ in batch])
             self._make_room()
         return drafts
 
@@ -215,9 +217,10 @@ class ModelWorker:
     def _times(self, work: _Work) -> Times:
         return Times(self._pass_s, work.pace.step_s)
 
-    def _took(self, seconds: float, batch: list[_Work]) -> None:
-        before = self._pass_s or seconds
-        self._pass_s = before + ADAPTATION * (seconds - before)
+    def _took(self, seconds: float, num_rows: int, batch: list[_Work]) -> None:
+        if num_rows <= MAX_TYPICAL_ROWS:
+            before = self._pass_s or seconds
+            self._pass_s = before + ADAPTATION * (seconds - before)
         for work in batch:
             work.spent_s += seconds / len(batch)
 
