@@ -66,6 +66,9 @@ class Session(Protocol):
     @property
     def drawn(self) -> bool: ...
 
+    @property
+    def told(self) -> Features | None: ...
+
     def observe(self, tokens: Sequence[int], features: Features | None = None) -> None: ...
 
     def forget(self) -> None: ...
@@ -134,6 +137,10 @@ class ModelWorker:
     def sessions(self) -> dict[Key, bool]:
         """All there are; whether a draft is due."""
         return {key: work.due for key, work in self._sessions.items()}
+
+    def told(self, key: Key) -> Features | None:
+        """The target's states that a session keeps, for a model that takes over."""
+        return self._sessions[key].session.told
 
     def committed(self, key: Key, commit: Commit) -> list[ModelDraft]:
         """A session goes on; a last draft of it if its text can't be followed."""
