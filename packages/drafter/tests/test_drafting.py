@@ -200,7 +200,7 @@ async def test_each_strategy_takes_the_revision_that_is_made_for_it(start_verifi
 
 
 async def test_another_head_takes_over_while_a_session_goes_on(start_verifier: Any, folders: dict[str, Path]):
-    """Its context begins with the next states."""
+    """And knows what the one before was told."""
     verifier = await start_verifier(peer=PEER, hidden_size=TARGET_HIDDEN)
     revision = str(folders["head"])
     async with drafting_for(verifier.address, revision=revision) as (model,):
@@ -209,11 +209,10 @@ async def test_another_head_takes_over_while_a_session_goes_on(start_verifier: A
         target.commit([8])
         await answer(stream)
         await model.swap(Loader(settings_of(revision=revision)).work("feature_head"))
-        start = target.told
         target.commit([5, 11])
         draft = (await answer(stream))[-1]
         assert len(draft.tokens) == 3
-        assert list(draft.tokens) == target.drafted(3, start)
+        assert list(draft.tokens) == target.drafted(3)
 
 
 def test_a_head_that_wants_other_layers_does_not_take_over(folders: dict[str, Path], tmp_path: Path):

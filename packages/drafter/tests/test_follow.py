@@ -280,18 +280,21 @@ HEAD = FeatureHeadCard(
         ({"tokenizer_hash": "h"}, {"tokenizer_hash": "other"}, (), "tokenizer_hash"),
         ({}, {"tokenizer_hash": "other"}, ("h",), "tokenizer_hash"),
         ({}, {"card": HEAD}, (), "model.json kind"),
+        ({"card": HEAD}, {"card": replace(HEAD, width=8)}, (), ""),
+        ({"card": HEAD}, {"card": replace(HEAD, feature_layers=(1, 2))}, (), "feature_layers"),
         ({}, {"card": replace(CARD, cut_vocabulary=True)}, (), "kind"),
     ],
 )
 def test_what_takes_over_is_of_the_same_kind_for_the_same_target(
     tmp_path: Path, old: dict[str, Any], new: dict[str, Any], targets: tuple[str, ...], field: str
 ) -> None:
+    kinds = {old.get("card", CARD).KIND}
     before, after = (open_revision(make_folder(tmp_path / name, **made)) for name, made in (("a", old), ("b", new)))
     if not field:
-        check_successor(after, before, {"causal_lm"}, targets)
+        check_successor(after, before, kinds, targets)
         return
     with pytest.raises(PacelineError) as refusal:
-        check_successor(after, before, {"causal_lm"}, targets)
+        check_successor(after, before, kinds, targets)
     assert (refusal.value.reason, refusal.value.field) == (Reason.UNUSABLE_REVISION, field)
 
 

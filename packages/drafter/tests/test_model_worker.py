@@ -27,10 +27,11 @@ class TimedModel(FakeModel):
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
+        self.seconds_a_row = 0.0
         self.fails = False
 
     def score(self, batch: Sequence[Rows]) -> list[Logits]:
-        self.now += PASS_S
+        self.now += PASS_S + self.seconds_a_row * sum(len(rows.tokens) for rows in batch)
         if self.fails:
             raise MemoryError("no room for another row")
         return super().score(batch)
@@ -216,6 +217,20 @@ def test_a_head_thinks_ahead_only_for_a_verifier_far_away(round_trip_s: float, a
         drafts += worker.work()
     assert any(draft.ahead for draft in drafts) is ahead
     assert drafts[0].candidates.tokens == greedy(text, 6)
+
+
+def test_reading_a_long_text_does_not_make_passes_seem_slow():
+    """Else the trees of all sessions would be cut short for a while."""
+    office = Office(ahead=False)
+    office.open(1, [1, 2])
+    office.work()
+    usual = office.worker._pass_s
+    assert usual == pytest.approx(PASS_S)
+    office.model.seconds_a_row = 0.01
+    office.open(2, [index % 40 for index in range(100)])
+    office.work(most=1)
+    assert office.model.now > 1.0
+    assert office.worker._pass_s == usual
 
 
 def test_a_session_without_text_says_at_once_that_it_has_nothing():

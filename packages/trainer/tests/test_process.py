@@ -101,7 +101,8 @@ def test_sigkill_during_a_publish_leaves_the_old_or_the_new(tmp_path: Path) -> N
             attempt: int = attempt,
         ) -> None:
             async with connect(address, ClientSettings()) as channel:
-                task = asyncio.create_task(publish(Stub(channel), manifest, content + b"end", chunk=50_000))
+                publishing = publish(Stub(channel), manifest, content + b"end", chunk=50_000, signature=b"s" * 64)
+                task = asyncio.create_task(publishing)
                 await (asyncio.wait([task], timeout=attempt * rng.uniform(0.0, 0.03)) if attempt < 9 else task)
                 os.kill(pid, signal.SIGKILL)
                 await asyncio.gather(task, return_exceptions=True)
@@ -112,6 +113,7 @@ def test_sigkill_during_a_publish_leaves_the_old_or_the_new(tmp_path: Path) -> N
         outcomes.append(revision_id(manifest) in {item.revision_id for item in store.newest_first()})
         for item in store.newest_first():
             assert b"".join(store.read(item)).endswith(b"end")
+            assert item.revision.signature == b"s" * 64
         names = os.listdir(tmp_path / "data" / "revisions")
         assert len(names) == sum(outcomes), "no half of one stays"
     assert outcomes[-1], "one that was answered is there"

@@ -54,10 +54,14 @@ def manifest_for(files: Files, **fields: object) -> trainer_pb2.RevisionManifest
 
 
 async def publish(
-    stub: trainer_pb2_grpc.TrainerStub, manifest: trainer_pb2.RevisionManifest, content: bytes, chunk: int = 1000
+    stub: trainer_pb2_grpc.TrainerStub,
+    manifest: trainer_pb2.RevisionManifest,
+    content: bytes,
+    chunk: int = 1000,
+    signature: bytes = b"",
 ) -> trainer_pb2.Revision:
     async def parts() -> AsyncIterator[trainer_pb2.PublishRevisionRequest]:
-        yield trainer_pb2.PublishRevisionRequest(manifest=manifest)
+        yield trainer_pb2.PublishRevisionRequest(manifest=manifest, signature=signature)
         if not await agreed(call):
             return
         for start in range(0, len(content), chunk):

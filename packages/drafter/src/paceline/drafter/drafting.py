@@ -183,7 +183,9 @@ def model_at_work(loaded: LoadedModel, growth: Growth, workload: Workload, revis
             noise_ids=bridge.noise_ids,
         )
         if needs is not None:
-            return FeatureSession(bridge, reader, model.new_cache(), growth, length, max_length, needs)
+            session = FeatureSession(bridge, reader, model.new_cache(), growth, length, max_length, needs)
+            session.tell(opening.features)
+            return session
         guesser = new_guesser if workload.guesses else None
         return ModelSession(bridge, reader, model.new_cache(), growth, length, max_length, guesser)
 

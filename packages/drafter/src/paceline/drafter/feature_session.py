@@ -85,6 +85,11 @@ class FeatureSession:
         return self._growing.drawn
 
     @property
+    def told(self) -> Features | None:
+        """For a head that takes over."""
+        return self._states.features
+
+    @property
     def is_told(self) -> bool:
         """The target's state before the last token is known, so there is something to draft from."""
         return len(self._states) > 0 and self._states.end == self.length - 1
@@ -99,6 +104,10 @@ class FeatureSession:
         self._growing.clear()
         self._cache.keep(range(self._num_cached))
         self.length += len(tokens)
+        self.tell(features)
+
+    def tell(self, features: Features | None) -> None:
+        """States of the text as it is; for commits, and for a session that another head was told of before."""
         if features is not None and not self._states.extend(features):
             self._begin(self._states.first + 1)
         if self.length - self._start > self._most_rows:

@@ -132,6 +132,11 @@ class FeatureStretch:
         moved[:kept] = self._values[len(self) - kept : len(self)]
         self._values, self.first = moved, self.end - kept
 
+    @property
+    def features(self) -> Features | None:
+        """All that is kept; None if nothing is."""
+        return Features(self.first, self._values[: len(self)]) if len(self) else None
+
     def at(self, first: int, end: int) -> Floats:
         """The states at positions [first, end), which must be here: [end - first, width]."""
         assert self.first <= first <= end <= self.end, "nothing is known there"

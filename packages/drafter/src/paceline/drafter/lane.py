@@ -101,7 +101,8 @@ class ModelLane:
         before, self._worker, self._new_session = self._worker, worker, new_session
         for key, is_due in before.sessions().items():
             text = self._texts[key]
-            opening = replace(text.opening, tokens=tuple(text.tokens), digest=text.digest)
+            told = before.told(key)
+            opening = replace(text.opening, tokens=tuple(text.tokens), digest=text.digest, features=told)
             # One that has had its draft gets no second one; its text is read while the verifier is at work.
             self._begin(text.stream, opening, text.budget, is_due)
         return True

@@ -76,6 +76,11 @@ class ModelSession:
         return len(self._cache)
 
     @property
+    def told(self) -> Features | None:
+        """Of the target's states nothing."""
+        return None
+
+    @property
     def drawn(self) -> bool:
         """Whether the target draws its tokens."""
         return self._growing.drawn

@@ -22,6 +22,7 @@ from paceline.wire.errors import PacelineError
 
 MAX_BATCH = 8  # sessions in one forward pass
 ADAPTATION = 0.2
+MAX_TYPICAL_ROWS = 64  # a pass of more reads a context; it says nothing of how long the next one of a tree will take
 MAX_AHEAD_NODES = 64  # beyond the draft, at most so many nodes are thought from before the commit comes
 
 Key = tuple[int, int]  # of a session: its stream, and its id there
@@ -64,6 +65,9 @@ class Session(Protocol):
 
     @property
     def drawn(self) -> bool: ...
+
+    @property
+    def told(self) -> Features | None: ...
 
     def observe(self, tokens: Sequence[int], features: Features | None = None) -> None: ...
 
@@ -134,6 +138,10 @@ class ModelWorker:
         """All there are; whether a draft is due."""
         return {key: work.due for key, work in self._sessions.items()}
 
+    def told(self, key: Key) -> Features | None:
+        """The target's states that a session keeps, for a model that takes over."""
+        return self._sessions[key].session.told
+
     def committed(self, key: Key, commit: Commit) -> list[ModelDraft]:
         """A session goes on; a last draft of it if its text can't be followed."""
         work = self._sessions.get(key)
@@ -189,7 +197,8 @@ class ModelWorker:
                 self._sessions.move_to_end(key)
                 if not due and work.pace.is_far:
                     drafts += self._draft(key, work, ahead=True)
-            self._took(self._clock() - started, [work for _, work, _ in batch])
+            num_rows = sum(len(rows.tokens) for *_, rows in batch)
+            self._took(self._clock() - started, num_rows, [work for _, work, _ in batch])
             self._make_room()
         return drafts
 
@@ -215,9 +224,10 @@ class ModelWorker:
     def _times(self, work: _Work) -> Times:
         return Times(self._pass_s, work.pace.step_s)
 
-    def _took(self, seconds: float, batch: list[_Work]) -> None:
-        before = self._pass_s or seconds
-        self._pass_s = before + ADAPTATION * (seconds - before)
+    def _took(self, seconds: float, num_rows: int, batch: list[_Work]) -> None:
+        if num_rows <= MAX_TYPICAL_ROWS:
+            before = self._pass_s or seconds
+            self._pass_s = before + ADAPTATION * (seconds - before)
         for work in batch:
             work.spent_s += seconds / len(batch)
 

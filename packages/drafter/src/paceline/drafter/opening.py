@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from paceline.drafter.features import Features
 from paceline.drafter.strategies.base import Sampling
 
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """What SessionOpened says. max_nodes 0 sets no bound of its own."""
+    """What SessionOpened says. max_nodes 0 sets no bound of its own.
+
+    features: for a head that takes over in mid-session, what the one before was told of the text; verifiers tell none.
+    """
 
     session_id: int
     tokens: tuple[int, ...]
@@ -19,3 +23,4 @@ class Opening:
     memory_key: bytes = b""
     max_nodes: int = 0
     least_value: float = 0.0
+    features: Features | None = None
