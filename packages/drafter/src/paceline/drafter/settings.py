@@ -119,6 +119,10 @@ class DrafterSettings(ServiceSettings):
         if self.line and not self.following_strategies:
             takers = ", ".join(name for name, strategy in MODEL_STRATEGIES.items() if strategy.takes)
             raise ValueError(f"--line needs a strategy that takes revisions: give --strategies with some of {takers}")
+        if len({MODEL_STRATEGIES[name].takes for name in self.following_strategies}) > 1:
+            raise ValueError(
+                "--line is of one kind of model: take one of its --strategies, and another drafter for others"
+            )
         return self
 
     @property
