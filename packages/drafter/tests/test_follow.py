@@ -281,7 +281,6 @@ HEAD = FeatureHeadCard(
         ({}, {"tokenizer_hash": "other"}, ("h",), "tokenizer_hash"),
         ({}, {"card": HEAD}, (), "model.json kind"),
         ({"card": HEAD}, {"card": replace(HEAD, width=8)}, (), ""),
-        ({"card": HEAD}, {"card": replace(HEAD, feature_layers=(1, 2))}, (), "feature_layers"),
         ({}, {"card": replace(CARD, cut_vocabulary=True)}, (), "kind"),
     ],
 )

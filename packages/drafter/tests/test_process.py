@@ -206,6 +206,13 @@ async def test_a_drafter_finds_verifiers_through_a_router_and_withdraws(
         (["serve", "--verifiers", "h:1", "--stopping", "svip:soon"], 2, "svip"),
         (["serve", "--verifiers", "h:1", "--bridge", "golden"], 2, "string_exact"),
         (["serve", "--verifiers", "h:1", "--own"], 2, "--drafter-id"),
+        (["serve", "--verifiers", "h:1", "--line", "tiny"], 2, "--trainer"),
+        (["serve", "--verifiers", "h:1", "--line", "tiny", "--trainer", "h:2"], 2, "onnx_lm"),
+        (
+            ["serve", "--verifiers", "h:1", "--strategy", "onnx_lm", "--revision", "x", "--public-key", "no.pub"],
+            1,
+            "no.pub",
+        ),
     ],
 )
 async def test_what_cannot_work_is_said_in_a_line(arguments: list[str], code: int, says: str) -> None:

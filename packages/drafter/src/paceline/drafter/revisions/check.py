@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from paceline.v1 import trainer_pb2
 from paceline.wire.errors import PacelineError, Reason
-from paceline.wire.model_card import FeatureHeadCard, LanguageModelCard
+from paceline.wire.model_card import LanguageModelCard
 from paceline.wire.revision import manifest_json, parse_manifest, revision_id, unusable
 from paceline.wire.revision_folder import FORMAT, Revision
 
@@ -65,7 +65,6 @@ def check_successor(new: Revision, old: Revision | None, kinds: Collection[str],
         raise unusable("model.json kind", new.card.KIND, f"one that --strategies take: {', '.join(sorted(kinds))}")
     if old is not None:
         _same("kind", _kind(new.card), _kind(old.card))
-        _same("feature_layers", _features(new.card), _features(old.card))
         _same("model", new.manifest.model, old.manifest.model)
         _same("tokenizer_hash", new.manifest.tokenizer_hash, old.manifest.tokenizer_hash)
     made_for = new.manifest.tokenizer_hash
@@ -78,13 +77,6 @@ def _kind(card: LanguageModelCard) -> str:
     if isinstance(card, FeatureHeadCard):  # what its verifiers were asked for when streams began
         return f"{card.KIND}{cut}, layers {card.feature_layers} of {card.target_hidden_size}"
     return f"{card.KIND}{cut}"
-
-
-def _features(card: LanguageModelCard) -> str:
-    """What a head asks verifiers for, once for each stream."""
-    if not isinstance(card, FeatureHeadCard):
-        return ""
-    return f"{card.feature_layers} of {card.target_hidden_size}"
 
 
 def _same(name: str, new: str, old: str) -> None:
