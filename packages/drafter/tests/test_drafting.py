@@ -235,6 +235,7 @@ def test_a_line_is_followed_by_strategies_of_one_kind():
         ("feature_head", ("lm",), "0 are a feature_head"),
         ("onnx_lm", ("head",), "0 are a causal_lm"),
         ("feature_head", ("head", "foreign"), "2 are a feature_head"),
+        ("feature_head,cascade", ("head",), "needs a model"),
     ],
 )
 def test_revisions_that_do_not_fit_the_strategies_are_refused(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from paceline.drafter.drafting import DraftModel, ModelAtWork, Workload, in_lane, model_at_work
 from paceline.drafter.growing import Growth
-from paceline.drafter.models.strategies import MODEL_STRATEGIES, revision_of
+from paceline.drafter.models.strategies import MODEL_STRATEGIES, revision_of, revisions_of
 from paceline.drafter.settings import DrafterSettings, make_rule
 from paceline.drafter.trees import TREES
 from paceline.drafter.trees.ahead import Ahead
@@ -47,7 +47,7 @@ class Loader:
         if folder is not None:
             options = replace(options, revisions=(str(folder),))
         revision = ""
-        if kind.takes and options.revisions:
+        if kind.takes and revisions_of(kind.takes, options):
             revision = self._checked(revision_of(kind.takes, options))
         loaded = kind.load(options)
         shape = self._settings.shape(strategy)

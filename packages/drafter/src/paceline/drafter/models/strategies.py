@@ -83,13 +83,18 @@ def load_head(options: ModelOptions) -> LoadedModel:
 
 def load_either(options: ModelOptions) -> LoadedModel:
     """The revision if there is one, else the model."""
-    return load_onnx_lm(options) if options.revisions else load_causal_lm(options)
+    return load_onnx_lm(options) if revisions_of(LanguageModelCard.KIND, options) else load_causal_lm(options)
+
+
+def revisions_of(kind: str, options: ModelOptions) -> list[Path]:
+    """The folders with models of that kind. Raises PacelineError for a folder that is damaged."""
+    return [Path(name) for name in options.revisions if kind == open_revision(Path(name)).card.KIND]
 
 
 def revision_of(kind: str, options: ModelOptions) -> Path:
     """The one folder with a model of that kind. Raises StartupError if there isn't one, or PacelineError for a folder
     that is damaged."""
-    found = [Path(name) for name in options.revisions if kind == open_revision(Path(name)).card.KIND]
+    found = revisions_of(kind, options)
     if len(found) != 1:
         raise StartupError(
             f"a strategy that drafts with a {kind} needs a revision: give --revision with a folder made by `export` or "
