@@ -9,6 +9,7 @@ import sys
 import onnxruntime
 import structlog
 
+from paceline.drafter.models.saturation import OPTION, saturates
 from paceline.wire.errors import PacelineError, Reason, out_of_range
 
 log = structlog.get_logger()
@@ -28,6 +29,8 @@ def open_session(graph: bytes, threads: int, provider: str = "cpu") -> onnxrunti
     # Weights may lie in files of their own, which nobody has checked: they are looked for where there is none.
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the verifier's cores may be these
+    if saturates():
+        options.add_session_config_entry(*OPTION)
     wanted = _providers(provider)
     try:
         session = onnxruntime.InferenceSession(graph, options, providers=wanted, enable_fallback=0)

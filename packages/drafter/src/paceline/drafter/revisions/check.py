@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from paceline.v1 import trainer_pb2
 from paceline.wire.errors import PacelineError, Reason
-from paceline.wire.model_card import LanguageModelCard
+from paceline.wire.model_card import FeatureHeadCard, LanguageModelCard
 from paceline.wire.revision import manifest_json, parse_manifest, revision_id, unusable
 from paceline.wire.revision_folder import FORMAT, Revision
 
