@@ -176,16 +176,17 @@ async def test_a_line_gets_better_while_it_serves_whatever_is_killed(
     refit += ("--learning-rate", "0.01", "--passes", "6", "--batch-tokens", "512", "--poll-s", "0.05")
     stack.spawn_plain("refit", *refit)
     before = accepted(await asking.answers("line", temperature=0.0, store=False, rounds=2))
-    rounds = 0
+    killed = False
     async with asyncio.timeout(DEADLINE_S):
         while (done := len(await revisions(trainer)) - 1) < 2:
             plain = await asking.answers("", temperature=0.0, store=False, rounds=2)
             assert same(plain, await asking.answers("line", temperature=0.0, rounds=2))
-            rounds += 1
-            if done == 1 and stack.services["refit"].process.poll() is None and rounds % 3 == 0:
+            if not killed and (tmp_path / "refit" / "job" / "job.json").exists():
+                killed = True
                 stack.services["refit"].process.send_signal(signal.SIGKILL)
                 stack.services["refit"].process.wait()
                 stack.spawn_plain("refit", *refit)
+    assert killed
     newest = (await revisions(trainer))[0]
     await until(lambda: newest.revision_id[:12] in stack.services["line"].log.read_text())
     after = accepted(await asking.answers("line", temperature=0.0, store=False, rounds=2))

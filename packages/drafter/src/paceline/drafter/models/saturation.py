@@ -1,7 +1,7 @@
 """Whether this processor's sums of 8-bit products can be trusted.
 
-With AVX2 and without VNNI, ONNX Runtime adds them up in 16 bits, which is not enough for every sum, unless it is told to
-mind. Minding takes up to twice as long where there is VNNI, so it is found out.
+With AVX2 and without VNNI, ONNX Runtime adds them up in 16 bits, which is not enough for every sum, unless it is told
+to mind. Minding takes up to twice as long where there is VNNI, so it is found out.
 """
 
 from __future__ import annotations
