@@ -30,6 +30,7 @@ Watch = Callable[[int], Mapping[str, float]]
 MEAN_OVER = 50  # steps, of the running mean of the loss
 SETTLED = 20  # steps before which a loss is not compared with those before it
 FAR_ABOVE = 3.0  # times the mean: no batch is that much harder than others
+LOW = 1.0  # nats, a loss that has not diverged whatever the mean is: near 0 a hard batch may be many times that
 MAX_ROLLBACKS = 4
 
 _logger = logging.getLogger(__name__)
@@ -196,7 +197,7 @@ class _Loop(Generic[Example]):
         return gradients / weight, total / weight
 
     def _is_far_above(self, loss: float) -> bool:
-        return self.progress.step >= SETTLED and loss > FAR_ABOVE * self.progress.mean_loss > 0
+        return self.progress.step >= SETTLED and loss > max(FAR_ABOVE * self.progress.mean_loss, LOW)
 
     def _roll_back(self) -> None:
         """Back to the newest state, to go on with half the learning rate."""
