@@ -18,6 +18,7 @@ from paceline.trainer.recipes.command import bootstrap, command_of
 from paceline.trainer.recipes.lm_task import LmTask
 from paceline.trainer.recipes.settings import BootstrapSettings
 from paceline.trainer.recipes.token_bytes import token_bytes
+from paceline.wire.model_card import FeatureHeadCard
 from paceline.wire.revision_folder import TOKENIZER, VOCABULARY, open_revision
 from paceline.wire.settings import StartupError, load_settings
 
@@ -72,6 +73,16 @@ def test_a_drafter_is_made(recipe: str, made_once: tuple[Path, Path], tmp_path: 
         assert len(cut) == revision.card.vocab_size
         assert revision.card.cut_vocabulary
         assert cut.max() < VOCAB
+
+
+def test_a_head_on_hidden_states_is_made(made_once: tuple[Path, Path], tmp_path: Path) -> None:
+    settings = settings_for(made_once, tmp_path, "feature_head", width=0, layers=0, vocabulary=100)
+    assert bootstrap(settings) == 0
+    _, revision = read_module(tmp_path / "out")
+    assert isinstance(revision.card, FeatureHeadCard)
+    assert revision.card.feature_layers == (1, 2, 3)
+    assert revision.card.vocab_size == 100
+    assert {"acceptance", "acceptance_1", "tokens_per_step"} <= set(revision.manifest.metrics)
 
 
 def test_cross_entropy_needs_no_pass_over_the_answers(made_once: tuple[Path, Path], tmp_path: Path) -> None:
@@ -159,6 +170,7 @@ def test_other_commands_do_not_import_torch() -> None:
         ({"sources": "nowhere"}, "no prompts of these sources"),
         ({"target": "./nowhere"}, "no such folder"),
         ({"width": 65}, "width is 65; it must be a multiple of 64"),
+        ({"recipe": "feature_head"}, "--width has no effect on feature_head"),
         ({"verifier": "127.0.0.1:1"}, "--verifier 127.0.0.1:1"),
         ({"answers": Path("here"), "max_prompts": 3}, "--max-prompts has no effect with --answers"),
         ({"max_tokens": 4000}, r"max_prompt_tokens \+ max_tokens is 4100"),

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from paceline.trainer.data.rows import Answer, Reading
 from paceline.trainer.recipes.alignment import Aligner
-from paceline.trainer.recipes.cut_vocabulary import Cutter, common_tokens
+from paceline.trainer.recipes.cut_vocabulary import Cutter
 from paceline.trainer.recipes.lm_text import LmText, normalised, tail
 from paceline.trainer.recipes.own_vocabulary import OwnVocabulary, train_vocabulary
 from paceline.trainer.recipes.token_bytes import TokenBytes, token_bytes
@@ -140,15 +140,6 @@ def test_marked_spaces_and_bytes_by_number_are_understood() -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     meanings = token_bytes(tokenizer.to_str(), size=5)
     assert meanings.data == (b" a", b"\n", b"b", None, None)
-
-
-def test_a_cut_vocabulary_keeps_what_answers_have_most() -> None:
-    answers = [
-        Answer("x", "", np.array([7, 7, 7, 8], np.int32), np.array([3, 3, 1], np.int32), "length"),
-        Answer("y", "", np.array([8], np.int32), np.array([3, 1, 2], np.int32), "length"),
-    ]
-    assert common_tokens(answers, {5}, 6).tolist() == [5, 3, 1, 2, 7, 8]
-    assert common_tokens(answers, {5}, 2).tolist() == [5, 3]
 
 
 def test_a_cut_text_is_the_targets_token_for_token() -> None:

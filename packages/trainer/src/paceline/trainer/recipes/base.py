@@ -14,7 +14,7 @@ from torch import nn
 
 from paceline.trainer.data.prompts import is_held_out
 from paceline.trainer.data.reading import Wanted
-from paceline.trainer.data.rows import Answer, Reading
+from paceline.trainer.data.rows import Answer, Origin, Reading
 from paceline.trainer.data.shards import Shards
 from paceline.trainer.data.target import Target
 from paceline.trainer.models.comparison import Probe
@@ -57,6 +57,10 @@ class Making:
 class Readings(Protocol):
     """Rows to go through as often as one likes; `Shards` of readings are such."""
 
+    @property
+    def origin(self) -> Origin:
+        """What they have in common."""
+
     def __len__(self) -> int: ...
 
     def __iter__(self) -> Iterator[Reading]: ...
@@ -71,6 +75,10 @@ class Unread:
     def __init__(self, answers: Shards[Answer]) -> None:
         self._answers = answers
 
+    @property
+    def origin(self) -> Origin:
+        return {**self._answers.origin, "top_k": 0, "layers": []}
+
     def __len__(self) -> int:
         return len(self._answers)
 
@@ -84,6 +92,35 @@ class Unread:
         return self._answers.sha256()
 
 
+class Chosen:
+    """Those readings whose prompts come from some sources; each a name, or a pattern with *. No sources are all."""
+
+    def __init__(self, readings: Readings, sources: tuple[str, ...]) -> None:
+        self._readings, self._sources = readings, sources
+        self._sha256 = ""
+
+    @property
+    def origin(self) -> Origin:
+        return self._readings.origin
+
+    def __len__(self) -> int:
+        """Of all, chosen or not: to count them is to read them."""
+        return len(self._readings)
+
+    def __iter__(self) -> Iterator[Reading]:
+        for reading in self._readings:
+            source = reading.answer.source
+            if not self._sources or any(fnmatchcase(source, pattern) for pattern in self._sources):
+                yield reading
+
+    def sha256(self) -> str:
+        if not self._sha256:  # which may be of gigabytes
+            whole = self._readings.sha256()
+            told = repr((whole, self._sources)).encode()
+            self._sha256 = hashlib.sha256(told).hexdigest() if self._sources else whole
+        return self._sha256
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Job:
     """What a recipe works with.
@@ -92,32 +129,26 @@ class Job:
         target: for its tokenizer, its head, its sizes.
         readings: of its answers, as `Recipe.wanted` asked for them; without anything that was thought if it asked for
             nothing.
-        sources: only answers to prompts from these count; none takes all.
         work: a folder to keep what was done, so that it need not be done again; the recipe's alone.
         making: what was chosen.
     """
 
     target: Target
     readings: Readings
-    sources: tuple[str, ...]
     work: Path
     making: Making
 
     def split(self) -> tuple[Iterator[Reading], Iterator[Reading]]:
         """To learn from, and held out; in the order of writing, as a stream."""
-        return self._readings(held_out=False), self._readings(held_out=True)
+        return self._held_out(False), self._held_out(True)
 
     def data_hash(self) -> str:
         """Tells what is learnt from, from anything else: 16 hex digits."""
-        told = repr((self.readings.sha256(), self.sources, self.making.held_out))
+        told = repr((self.readings.sha256(), self.making.held_out))
         return hashlib.sha256(told.encode()).hexdigest()[:16]
 
-    def _readings(self, held_out: bool) -> Iterator[Reading]:
-        for reading in self.readings:
-            source = reading.answer.source
-            chosen = not self.sources or any(fnmatchcase(source, pattern) for pattern in self.sources)
-            if chosen and is_held_out(reading.answer.id, self.making.held_out) == held_out:
-                yield reading
+    def _held_out(self, wanted: bool) -> Iterator[Reading]:
+        return (row for row in self.readings if is_held_out(row.answer.id, self.making.held_out) == wanted)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

@@ -2,31 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
-
 import numpy as np
 import numpy.typing as npt
 
-from paceline.trainer.data.rows import Answer, Reading
+from paceline.trainer.data.rows import Reading
 from paceline.trainer.recipes.lm_text import LmText, normalised
 
 Cut = npt.NDArray[np.uint32]  # the target's id of each of the drafter's, as in vocabulary.bin
-
-
-def common_tokens(answers: Iterable[Answer], eos: Iterable[int], size: int) -> Cut:
-    """The tokens that answers have most often, those that end one among them; then those of prompts."""
-    said: Counter[int] = Counter()
-    asked: Counter[int] = Counter()
-    for answer in answers:
-        said.update(answer.answer_ids.tolist())
-        asked.update(answer.prompt_ids.tolist())
-    order = list(dict.fromkeys([*sorted(eos), *_by_count(said), *_by_count(asked)]))
-    return np.array(order[:size], np.uint32)
-
-
-def _by_count(counts: Counter[int]) -> list[int]:
-    return sorted(counts, key=lambda token: (-counts[token], token))
 
 
 class Cutter:

@@ -17,12 +17,12 @@ from accelerate import Accelerator
 
 from paceline.trainer.data.prompts import is_held_out
 from paceline.trainer.data.rows import Reading
-from paceline.trainer.data.shards import Shards
 from paceline.trainer.data.target import Target
 from paceline.trainer.models.comparison import Probe
 from paceline.trainer.models.feature_head import FeatureHead
 from paceline.trainer.models.graph import feature_head_card
 from paceline.trainer.models.revision import Written, write_revision
+from paceline.trainer.recipes.base import Readings
 from paceline.trainer.recipes.head_start import (
     HeadSize,
     Vocabulary,
@@ -99,7 +99,7 @@ class Made:
 
 
 def train(
-    target: Target, readings: Shards[Reading], recipe: HeadRecipe, folder: Path, accelerator: Accelerator | None = None
+    target: Target, readings: Readings, recipe: HeadRecipe, folder: Path, accelerator: Accelerator | None = None
 ) -> Made:
     """Trains a head on readings; goes on from the newest state in the folder.
 

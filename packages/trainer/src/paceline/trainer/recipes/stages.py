@@ -25,7 +25,7 @@ from paceline.trainer.data.shards import Shards
 from paceline.trainer.data.target import Target, load_target
 from paceline.trainer.learning.objectives import OBJECTIVES
 from paceline.trainer.models.revision import write_revision
-from paceline.trainer.recipes.base import Job, Making, Readings, Recipe, Unread
+from paceline.trainer.recipes.base import Chosen, Job, Making, Readings, Recipe, Unread
 from paceline.trainer.recipes.registry import RECIPES
 from paceline.trainer.recipes.settings import BootstrapSettings
 from paceline.v1 import trainer_pb2
@@ -50,11 +50,10 @@ def run(settings: BootstrapSettings, work: Path, command: str) -> Outcome:
     begun_s = time.monotonic()
     recipe = _recipe(settings)
     target = load_target(settings.target, settings.dtype, settings.threads)
-    readings = _readings(settings, target, recipe, work)
+    readings = Chosen(_readings(settings, target, recipe, work), sources_of(settings))
     job = Job(
         target=target,
         readings=readings,
-        sources=sources_of(settings),
         work=work / settings.recipe,
         making=making_of(settings),
     )

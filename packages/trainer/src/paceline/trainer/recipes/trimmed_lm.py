@@ -12,7 +12,8 @@ from paceline.trainer.data.reading import Wanted
 from paceline.trainer.data.target import Target
 from paceline.trainer.models.decoder import Decoder
 from paceline.trainer.recipes.base import Job, Made, Making
-from paceline.trainer.recipes.cut_vocabulary import Cutter, common_tokens
+from paceline.trainer.recipes.cut_vocabulary import Cutter
+from paceline.trainer.recipes.head_start import common_tokens
 from paceline.trainer.recipes.lm_recipe import decoder_shape, fit, kept, made, texts_of, wanted
 
 VOCABULARY = 8192
@@ -38,5 +39,5 @@ class TrimmedLmRecipe:
 
 def _chosen(job: Job, size: int) -> bytes:
     learnt, _ = job.split()
-    cut = common_tokens((reading.answer for reading in learnt), job.target.eos_token_ids, size)
+    cut = common_tokens((reading.answer for reading in learnt), job.target, size)
     return cut.astype("<u4").tobytes()
