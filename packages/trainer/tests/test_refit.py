@@ -123,7 +123,7 @@ def test_a_pass_goes_through_every_sample_once_and_the_next_in_another_order() -
     assert after != seen
 
 
-@pytest.mark.parametrize("selection", ["all", "rejected_only", "tip", "paced", "length_cut", "drift_cut"])
+@pytest.mark.parametrize("selection", ["all", "rejected_only", "tip", "paced", "on_policy", "length_cut", "drift_cut"])
 @pytest.mark.parametrize("objective", ["hybrid", "ce", "forward_kl", "pld"])
 def test_each_objective_and_selection_gives_a_finite_loss_and_gradient(objective: str, selection: str) -> None:
     module, samples = small(STUDENT.size), samples_of(FOREIGN, 4)

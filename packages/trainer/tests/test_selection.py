@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,6 +14,7 @@ from paceline.trainer.learning.selection import SELECTIONS
 from paceline.trainer.learning.selection.base import Evidence
 from paceline.trainer.learning.selection.drift_cut import drift_cut
 from paceline.trainer.learning.selection.length_cut import length_cut
+from paceline.trainer.learning.selection.on_policy import on_policy
 from paceline.trainer.learning.selection.paced import paced
 from paceline.trainer.learning.selection.rejected_only import rejected_only
 from paceline.trainer.learning.selection.tip import tip
@@ -25,10 +28,12 @@ def evidence(
     entropy: list[float] | None = None,
     divergence: list[float] | None = None,
     starts: tuple[int, ...] = (0,),
+    right: list[int] | None = None,
 ) -> Evidence:
-    length = max(len(each) for each in (accepted, entropy, divergence) if each is not None)
+    length = max(len(each) for each in (accepted, entropy, divergence, right) if each is not None)
     return Evidence(
         accepted=torch.tensor(accepted or [0] * length, dtype=torch.bool),
+        right=torch.tensor(right or [0] * length, dtype=torch.bool),
         entropy=torch.tensor(entropy or [0.0] * length),
         divergence=torch.tensor(divergence or [0.0] * length),
         starts=torch.tensor(starts, dtype=torch.int64),
@@ -40,6 +45,7 @@ def some(seed: int, n: int) -> Evidence:
     starts = (torch.rand(n, generator=draw) < 0.3).index_fill(0, torch.tensor([0]), True)
     return Evidence(
         accepted=torch.rand(n, generator=draw) < 0.5,
+        right=torch.rand(n, generator=draw) < 0.5,
         entropy=torch.rand(n, generator=draw) * 4,
         divergence=torch.rand(n, generator=draw),
         starts=starts.nonzero().squeeze(-1),
@@ -48,6 +54,14 @@ def some(seed: int, n: int) -> Evidence:
 
 def test_rejected_only_takes_what_drafts_got_wrong() -> None:
     assert rejected_only(evidence(accepted=[1, 0, 0, 1])).tolist() == [0, 1, 1, 0]
+
+
+def test_on_policy_counts_the_drafts_that_get_there() -> None:
+    """Drafts of depth 3. To position 3 a draft comes from itself, from 2, and from 1: 2 and 1 were right. To 4 only its
+    own, since 3 was wrong; 5 begins a sequence; to 6 its own and the one from 5, which was right."""
+    case = evidence(right=[0, 1, 1, 0, 1, 1, 1], starts=(0, 5))
+    assert torch.allclose(on_policy(case, depth=3) * 3, torch.tensor([1.0, 1.0, 2.0, 3.0, 1.0, 1.0, 2.0]))
+    assert on_policy(case, depth=1).tolist() == [1.0] * 7
 
 
 def test_tip_takes_the_unsure_and_the_surely_wrong() -> None:
@@ -105,6 +119,7 @@ def test_a_sequence_is_judged_by_itself(name: str, seed: int) -> None:
     first, second = some(seed, 13), some(seed + 1, 17)
     both = Evidence(
         accepted=torch.cat([first.accepted, second.accepted]),
+        right=torch.cat([first.right, second.right]),
         entropy=torch.cat([first.entropy, second.entropy]),
         divergence=torch.cat([first.divergence, second.divergence]),
         starts=torch.cat([first.starts, second.starts + 13]),
@@ -117,14 +132,14 @@ def test_a_sequence_is_judged_by_itself(name: str, seed: int) -> None:
 @settings(max_examples=25, deadline=None)
 def test_tip_does_not_mind_units_of_entropy(seed: int, n: int) -> None:
     case = some(seed, n)
-    bits = Evidence(accepted=case.accepted, entropy=case.entropy * 2, divergence=case.divergence, starts=case.starts)
+    bits = dataclasses.replace(case, entropy=case.entropy * 2)
     assert torch.equal(tip(case), tip(bits))
 
 
 @pytest.mark.parametrize("name", SELECTIONS)
 def test_nothing_in_nothing_out(name: str) -> None:
     empty = torch.zeros(0)
-    none = Evidence(accepted=empty.bool(), entropy=empty, divergence=empty, starts=empty.long())
+    none = Evidence(accepted=empty.bool(), right=empty.bool(), entropy=empty, divergence=empty, starts=empty.long())
     assert SELECTIONS[name](none).shape == (0,)
 
 
@@ -132,6 +147,8 @@ def test_nothing_in_nothing_out(name: str) -> None:
     ("field", "value"),
     [
         ("accepted", torch.tensor([0, 1])),
+        ("right", torch.tensor([0, 1])),
+        ("right", torch.tensor([True])),
         ("entropy", torch.tensor([0.0])),
         ("entropy", torch.tensor([0.0, torch.nan])),
         ("entropy", torch.tensor([0.0, -1.0])),
@@ -146,6 +163,7 @@ def test_nothing_in_nothing_out(name: str) -> None:
 def test_what_is_no_evidence_is_refused_by_name(field: str, value: torch.Tensor) -> None:
     good = {
         "accepted": torch.tensor([True, False]),
+        "right": torch.tensor([True, False]),
         "entropy": torch.tensor([0.0, 1.0]),
         "divergence": torch.tensor([0.0, 1.0]),
         "starts": torch.tensor([0, 1]),

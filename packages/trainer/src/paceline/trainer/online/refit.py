@@ -83,6 +83,7 @@ class RefitTask:
         readings = read(hidden, head, batch.targets)
         evidence = Evidence(
             accepted=batch.accepted,
+            right=readings.best == batch.targets.tokens,
             entropy=readings.entropy,
             divergence=readings.divergence.clamp(0.0, 1.0),
             starts=batch.starts,

@@ -19,12 +19,14 @@ class Evidence:
 
     Attributes:
         accepted: bool [n], the target's token had been proposed (`Lesson.accepted`).
+        right: bool [n], the target's token is the student's likeliest (`chunked.read`).
         entropy: float [n], of the student, in nats (`chunked.read`).
         divergence: float [n], total variation distance of student and target, from 0 to 1 (`chunked.read`).
         starts: int64 [s], where sequences begin: 0 first, increasing, below n.
     """
 
     accepted: Tensor
+    right: Tensor
     entropy: Tensor
     divergence: Tensor
     starts: Tensor
@@ -33,6 +35,8 @@ class Evidence:
         shape = self.accepted.shape
         if self.accepted.dtype != torch.bool or self.accepted.dim() != 1:
             raise malformed("accepted", f"{self.accepted.dtype} {list(shape)}", "bool [n]")
+        if self.right.dtype != torch.bool or self.right.shape != shape:
+            raise malformed("right", f"{self.right.dtype} {list(self.right.shape)}", f"bool {list(shape)}")
         for name, most in (("entropy", math.inf), ("divergence", 1.0 + 1e-3)):
             values = getattr(self, name)
             if not values.is_floating_point() or values.shape != shape:
