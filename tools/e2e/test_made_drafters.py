@@ -20,9 +20,7 @@ from paceline.trainer.models.revision import read_module
 from paceline.trainer.recipes.alignment import Aligner
 from paceline.trainer.recipes.command import bootstrap
 from paceline.trainer.recipes.judging import ranks_of
-from paceline.trainer.recipes.own_vocabulary import OwnVocabulary
 from paceline.trainer.recipes.settings import BootstrapSettings
-from paceline.trainer.recipes.token_bytes import token_bytes
 
 torch.set_num_threads(1)
 
@@ -64,7 +62,8 @@ def test_the_judged_acceptance_is_that_of_a_drafter_that_serves(made: Path) -> N
     tokenizer_json = (made / "target" / "tokenizer.json").read_text()
     kind = NgramCache(TokenizerVocabulary(tokenizer_json), TokenizerVocabulary(loaded.tokenizer_json))
     module, _ = read_module(made / "out")
-    aligner = Aligner(token_bytes(tokenizer_json), OwnVocabulary(loaded.tokenizer_json))
+    target, own = TokenizerVocabulary(tokenizer_json), TokenizerVocabulary(loaded.tokenizer_json)
+    aligner = Aligner(target, target.size, own)
     judged: list[bool] = []
     served: list[bool] = []
     readings = list(Shards(made / "work" / "readings", READINGS))

@@ -102,7 +102,6 @@ def test_every_file_has_a_name_that_says_something() -> None:
                 "recipes/lm_task",
                 "recipes/lm_text",
                 "recipes/own_vocabulary",
-                "recipes/token_bytes",
             ],
         ),
         ("router", ["arms", "placement", "registry", "reward", "policies/ucb", "policies/fixed"]),

@@ -17,10 +17,10 @@ from paceline.trainer.recipes import lm_recipe, stages
 from paceline.trainer.recipes.command import bootstrap, command_of
 from paceline.trainer.recipes.lm_task import LmTask
 from paceline.trainer.recipes.settings import BootstrapSettings
-from paceline.trainer.recipes.token_bytes import token_bytes
 from paceline.wire.model_card import FeatureHeadCard
 from paceline.wire.revision_folder import TOKENIZER, VOCABULARY, open_revision
 from paceline.wire.settings import StartupError, load_settings
+from paceline.wire.vocabulary.tokenizer_json import TokenizerVocabulary
 
 SMALL = {
     "max_tokens": 24,
@@ -65,9 +65,9 @@ def test_a_drafter_is_made(recipe: str, made_once: tuple[Path, Path], tmp_path: 
     assert len(revision.manifest.data) == 64
     assert all(parameter.isfinite().all() for parameter in module.parameters())
     if recipe == "tiny_lm":
-        own = token_bytes(revision.read(TOKENIZER).decode())
-        assert len(own.data) == revision.card.vocab_size <= 290
-        assert set(own.specials.values()) == {"<eos>", "<user>"}
+        own = TokenizerVocabulary(revision.read(TOKENIZER).decode())
+        assert own.size == revision.card.vocab_size <= 290
+        assert {own.special(token) for token in range(own.size)} == {None, "<eos>", "<user>"}
     else:
         cut = np.frombuffer(revision.read(VOCABULARY), "<u4")
         assert len(cut) == revision.card.vocab_size

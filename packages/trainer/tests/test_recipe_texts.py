@@ -12,17 +12,35 @@ from paceline.trainer.data.rows import Answer, Reading
 from paceline.trainer.recipes.alignment import Aligner
 from paceline.trainer.recipes.cut_vocabulary import Cutter
 from paceline.trainer.recipes.lm_text import LmText, normalised, tail
-from paceline.trainer.recipes.own_vocabulary import OwnVocabulary, train_vocabulary
-from paceline.trainer.recipes.token_bytes import TokenBytes, token_bytes
-from paceline.wire.settings import StartupError
+from paceline.trainer.recipes.own_vocabulary import train_vocabulary
+from paceline.wire.vocabulary.tokenizer_json import TokenizerVocabulary
 
 # The target: single letters, "ab", "cd", "abcd", a special token that the drafter has and one that it hasn't.
 WORDS = (b"a", b"b", b"c", b"d", b"ab", b"cd", b"abcd", None, None)
 A, B, C, D, AB, CD, ABCD, END, OTHER = range(9)
-TARGET = TokenBytes(WORDS, {END: "<end>", OTHER: "<other>"})
+NAMES = {END: "<end>", OTHER: "<other>"}
 
 
-def own_vocabulary(merges: list[tuple[str, str]]) -> OwnVocabulary:
+class Target:
+    """A target's vocabulary, as far as texts need it."""
+
+    size = len(WORDS)
+
+    def bytes_of(self, token: int) -> bytes | None:
+        return WORDS[token]
+
+    def token_of(self, data: bytes) -> int | None:
+        return WORDS.index(data) if data in WORDS else None
+
+    def special(self, token: int) -> str | None:
+        return NAMES.get(token)
+
+
+def aligner(own: TokenizerVocabulary) -> Aligner:
+    return Aligner(Target(), len(WORDS), own)  # type: ignore[arg-type]
+
+
+def own_vocabulary(merges: list[tuple[str, str]]) -> TokenizerVocabulary:
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = {"<end>": 0, **{letter: 1 + place for place, letter in enumerate(letters)}}
     for one, other in merges:
@@ -31,7 +49,7 @@ def own_vocabulary(merges: list[tuple[str, str]]) -> OwnVocabulary:
     tokenizer.add_special_tokens(["<end>"])
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    return OwnVocabulary(tokenizer.to_str())
+    return TokenizerVocabulary(tokenizer.to_str())
 
 
 def reading(prompt: list[int], answer: list[int], top_ids: list[list[int]], probs: list[list[float]]) -> Reading:
@@ -52,9 +70,9 @@ def test_direct_tokens_runs_and_tokens_within_tokens() -> None:
                     said  -run--    said
     """
     own = own_vocabulary([("a", "b")])
-    ab, c, d, end = (own.id_of(data) or 0 for data in (b"ab", b"c", b"d", b""))
-    end = own.special_ids["<end>"]
-    text = Aligner(TARGET, own).text(
+    ab, c, d, end = (own.token_of(data) or 0 for data in (b"ab", b"c", b"d", b""))
+    end = own.special_id("<end>")
+    text = aligner(own).text(
         reading([D], [AB, CD, END], [[AB, ABCD], [A, CD], [END, OTHER]], [[0.5, 0.25], [0.5, 0.125], [0.5, 0.25]])
     )
     assert text.ids.tolist() == [d, ab, c, d, end]
@@ -66,7 +84,7 @@ def test_direct_tokens_runs_and_tokens_within_tokens() -> None:
         (2, 3, end),
     ]
     assert text.top_rows.tolist() == [0, 1, 3]
-    assert text.top_ids.tolist() == [[ab, -1], [own.id_of(b"a"), -1], [end, -1]]
+    assert text.top_ids.tolist() == [[ab, -1], [own.token_of(b"a"), -1], [end, -1]]
     assert np.exp(text.top_log_probs) == pytest.approx(np.array([[0.5, 0.0]] * 3), abs=1e-3)
     assert text.run_rows.tolist() == [1, 2]
     assert np.exp(text.run_log_probs).tolist() == pytest.approx([0.125, 0.125], abs=1e-3)
@@ -75,20 +93,24 @@ def test_direct_tokens_runs_and_tokens_within_tokens() -> None:
 def test_a_token_that_begins_within_the_drafters_cannot_be_said() -> None:
     """The drafter writes "abcd" as one token, the target as ab | cd: it may say ab there, and never cd."""
     own = own_vocabulary([("a", "b"), ("c", "d"), ("ab", "cd")])
-    text = Aligner(TARGET, own).text(reading([END], [AB, CD], [[AB], [CD]], [[0.5], [0.5]]))
-    assert text.ids.tolist() == [0, own.id_of(b"abcd")]
-    assert (text.said_token.tolist(), text.said_row.tolist(), text.said_id.tolist()) == ([0], [0], [own.id_of(b"ab")])
+    text = aligner(own).text(reading([END], [AB, CD], [[AB], [CD]], [[0.5], [0.5]]))
+    assert text.ids.tolist() == [0, own.token_of(b"abcd")]
+    assert (text.said_token.tolist(), text.said_row.tolist(), text.said_id.tolist()) == (
+        [0],
+        [0],
+        [own.token_of(b"ab")],
+    )
     assert text.top_rows.tolist() == [0]
 
 
 def test_a_special_token_that_the_drafter_has_not_is_left_out() -> None:
     own = own_vocabulary([])
-    a, b = own.id_of(b"a"), own.id_of(b"b")
-    text = Aligner(TARGET, own).text(reading([A, OTHER], [B, OTHER], [[B], [OTHER]], [[0.5], [0.5]]))
+    a, b = own.token_of(b"a"), own.token_of(b"b")
+    text = aligner(own).text(reading([A, OTHER], [B, OTHER], [[B], [OTHER]], [[0.5], [0.5]]))
     assert text.ids.tolist() == [a, b]
     assert text.said_token.tolist() == [0]
     # Nothing is seen before the first token, and what is left out is not asked for.
-    text = Aligner(TARGET, own).text(reading([OTHER], [A, OTHER, B], [[A], [OTHER], [B]], [[0.5]] * 3))
+    text = aligner(own).text(reading([OTHER], [A, OTHER, B], [[A], [OTHER], [B]], [[0.5]] * 3))
     assert text.ids.tolist() == [a, b]
     assert (text.said_token.tolist(), text.said_row.tolist()) == ([2], [0])
     assert text.top_rows.tolist() == [0]
@@ -99,47 +121,32 @@ def test_a_special_token_that_the_drafter_has_not_is_left_out() -> None:
 def test_what_is_said_spells_the_targets_tokens(tokens: list[int], num_merges: int) -> None:
     own = own_vocabulary([("a", "b"), ("c", "d"), ("ab", "cd")][:num_merges])
     answer = tokens[1:]
-    text = Aligner(TARGET, own).text(reading(tokens[:1], answer, [[each] for each in answer], [[0.5]] * len(answer)))
-    spelled = b"".join(own.meanings.data[token] or b"<end>" for token in text.ids.tolist())
+    text = aligner(own).text(reading(tokens[:1], answer, [[each] for each in answer], [[0.5]] * len(answer)))
+    spelled = b"".join(own.bytes_of(token) or b"<end>" for token in text.ids.tolist())
     assert spelled == b"".join(WORDS[token] or b"<end>" for token in tokens)
     for index, token in enumerate(answer):
-        said = [own.meanings.data[each] or b"<end>" for each in text.said_id[text.said_token == index].tolist()]
+        said = [own.bytes_of(each) or b"<end>" for each in text.said_id[text.said_token == index].tolist()]
         assert not said or b"".join(said) == (WORDS[token] or b"<end>")
         if num_merges == 0:
             assert said
-
-
-@given(st.text(max_size=60), st.binary(max_size=20))
-@settings(max_examples=60, deadline=None)
-def test_a_vocabulary_of_its_own_says_any_bytes(text: str, stray: bytes) -> None:
-    vocabulary = OwnVocabulary(train_vocabulary([text, "some more text, 2024"], 300, ["<end>"]))
-    for data in (text.encode(), stray, text.encode() + stray + b"a"):
-        found = vocabulary.encode(data)
-        assert b"".join(vocabulary.meanings.data[token] or b"?" for token in found) == data
 
 
 def test_training_a_vocabulary_is_repeatable_and_keeps_digits_apart() -> None:
     texts = ["the price is 1000 dollars and the cost is 1000 more"] * 20
     one, other = (train_vocabulary(texts, 300, ["<end>"]) for _ in range(2))
     assert one == other
-    vocabulary = OwnVocabulary(one)
-    assert vocabulary.special_ids == {"<end>": 0}
+    vocabulary = TokenizerVocabulary(one)
+    assert vocabulary.special_id("<end>") == 0
     assert vocabulary.size <= 300
-    assert len(vocabulary.encode(b"1000")) == 4
-    assert len(vocabulary.encode(b" the")) == 1
+    assert len(vocabulary.encode("1000")) == 4
+    assert len(vocabulary.encode(" the")) == 1
 
 
-def test_tokenizers_whose_tokens_are_no_bytes_are_refused() -> None:
-    wordpiece = Tokenizer(models.WordPiece({"[UNK]": 0, "##a": 1}, unk_token="[UNK]"))
-    with pytest.raises(StartupError, match="byte-level"):
-        token_bytes(wordpiece.to_str())
-
-
-def test_marked_spaces_and_bytes_by_number_are_understood() -> None:
-    tokenizer = Tokenizer(models.BPE({"▁a": 0, "<0x0A>": 1, "b": 2}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    meanings = token_bytes(tokenizer.to_str(), size=5)
-    assert meanings.data == (b" a", b"\n", b"b", None, None)
+@given(st.text(max_size=60))
+@settings(max_examples=60, deadline=None)
+def test_a_vocabulary_of_its_own_says_any_text(text: str) -> None:
+    vocabulary = TokenizerVocabulary(train_vocabulary([text, "some more text, 2024"], 300, ["<end>"]))
+    assert b"".join(vocabulary.bytes_of(token) or b"?" for token in vocabulary.encode(text)) == text.encode()
 
 
 def test_a_cut_text_is_the_targets_token_for_token() -> None:
@@ -155,13 +162,13 @@ def test_a_cut_text_is_the_targets_token_for_token() -> None:
 
 def test_the_tail_of_a_text_loses_rows_at_its_beginning() -> None:
     own = own_vocabulary([])
-    whole = Aligner(TARGET, own).text(reading([A], [B, CD, A], [[B], [CD], [A]], [[0.5]] * 3))
-    assert whole.ids.tolist() == [own.id_of(data) for data in (b"a", b"b", b"c", b"d", b"a")]
+    whole = aligner(own).text(reading([A], [B, CD, A], [[B], [CD], [A]], [[0.5]] * 3))
+    assert whole.ids.tolist() == [own.token_of(data) for data in (b"a", b"b", b"c", b"d", b"a")]
     assert tail(whole, 5) is whole
     cut = tail(whole, 3)
     assert cut.ids.tolist() == whole.ids[2:].tolist()
     # Row 1 said c, the beginning of the run; with it goes the whole run, d included.
-    assert (cut.said_token.tolist(), cut.said_row.tolist(), cut.said_id.tolist()) == ([2], [1], [own.id_of(b"a")])
+    assert (cut.said_token.tolist(), cut.said_row.tolist(), cut.said_id.tolist()) == ([2], [1], [own.token_of(b"a")])
     assert cut.num_said == 3
     assert cut.top_rows.tolist() == [1]
     assert cut.run_rows.tolist() == [0]

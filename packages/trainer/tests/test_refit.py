@@ -25,9 +25,9 @@ from paceline.trainer.online.samples import MAX_CONTEXT, MAX_ROWS, Sample, Sampl
 from paceline.trainer.training.loop import LoopSettings, train
 
 TARGET, STUDENT = vocabulary(400), vocabulary(290)
-FOREIGN = Sampler(TARGET, student=STUDENT)
+FOREIGN = Sampler(TARGET, TARGET.size, student=STUDENT)
 CUT_IDS = np.flatnonzero(np.arange(TARGET.size) % 20 != 7)
-CUT = Sampler(TARGET, cut=CUT_IDS)
+CUT = Sampler(TARGET, TARGET.size, cut=CUT_IDS)
 
 
 @pytest.fixture(autouse=True)

@@ -6,8 +6,8 @@ target thought there is about what the student says there.
 
     target    |The| cap|ital| of|
     student   |The| c|ap|ital| of|
-    begins      x   x     x    x        rows at which a target's token begins
-    spells      x             x    x    rows of tokens that are a target's token by themselves
+    begins       x   x     x    x       rows at which a target's token begins
+    ends         x        x    x    x   rows at which one ends; where the same one begins and ends, the student's is it
 """
 
 from __future__ import annotations
@@ -33,26 +33,38 @@ class Aligned:
         ids: the student's tokens of all of it [first + n].
         first: index of the first that lies whole behind the context.
         source: index of the target's token that begins where each row begins, NONE if none does [n].
-        spells: whether the row is that target's token, whole [n].
+        stops: index of the one that ends where each row ends, NONE if none does [n].
     """
 
     ids: Ids
     first: int
     source: Ids
-    spells: Flags
+    stops: Ids
 
     def __len__(self) -> int:
         return len(self.source)
 
+    @property
+    def spells(self) -> Flags:
+        """Whether each row is a target's token, whole [n]."""
+        return (self.source != NONE) & (self.source == self.stops)
 
-def map_tokens(target: Vocabulary, student: Vocabulary) -> Ids:
+
+def map_tokens(target: Vocabulary, student: Vocabulary, size: int) -> Ids:
     """The student's token with the same bytes, or the special one with the same name, for each of the target's; else
-    NONE [target.size]."""
-    found = np.full(target.size, NONE, np.int64)
-    for token in range(target.size):
+    NONE [size]. Of several of the target's with the same bytes it is that of the one that the target writes.
+
+    Args:
+        size: ids of the target are below it; may be more than its tokenizer has.
+    """
+    found = np.full(size, NONE, np.int64)
+    for token in range(min(size, target.size)):
         data = target.bytes_of(token)
         name = target.special(token) if data is None else None
-        same = student.token_of(data) if data is not None else student.special_id(name) if name is not None else None
+        if data is not None and target.token_of(data) == token:
+            same = student.token_of(data)
+        else:
+            same = student.special_id(name) if name is not None else None
         found[token] = NONE if same is None else same
     return found
 
@@ -69,9 +81,9 @@ def align(target: Vocabulary, student: Vocabulary, context: Sequence[int], token
     first = next((index for index, (start, _) in enumerate(places) if start >= behind), len(ids))
     begun = {starts[len(context) + index]: index for index in range(len(tokens))}  # of empty ones the one behind
     source = [begun.get(start, NONE) for start, _ in places[first:]]
-    ends = starts[len(context) + 1 :]
-    spells = [at != NONE and ends[at] == end for at, (_, end) in zip(source, places[first:], strict=True)]
-    return Aligned(np.array(ids, np.int64), first, np.array(source, np.int64), np.array(spells, np.bool_))
+    ended = {starts[len(context) + index + 1]: index for index in reversed(range(len(tokens)))}  # of those before it
+    stops = [ended.get(end, NONE) for _, end in places[first:]]
+    return Aligned(np.array(ids, np.int64), first, np.array(source, np.int64), np.array(stops, np.int64))
 
 
 def align_cut(cut: Ids, unknown: int, context: Sequence[int], tokens: Sequence[int]) -> Aligned:
@@ -83,8 +95,8 @@ def align_cut(cut: Ids, unknown: int, context: Sequence[int], tokens: Sequence[i
     """
     ids = cut[np.array([*context, *tokens], np.int64)]
     ids = np.where(ids == NONE, unknown, ids)
-    count = len(tokens)
-    return Aligned(ids, len(context), np.arange(count), np.ones(count, np.bool_))
+    every = np.arange(len(tokens))
+    return Aligned(ids, len(context), every, every)
 
 
 def _laid_out(target: Vocabulary, tokens: Sequence[int]) -> tuple[list[int], dict[int, str], bytes]:
@@ -116,7 +128,7 @@ def _cut(student: Vocabulary, data: bytes, names: dict[int, str]) -> Iterator[tu
 
 
 def _cut_text(student: Vocabulary, data: bytes, offset: int) -> Iterator[tuple[int, int, int]]:
-    """Text without special tokens. Bytes that are no whole character, such as those at a cut end, are left out."""
+    """Text without special tokens. A byte of what is no whole character has a token of its own, or none."""
     at = 0
     while at < len(data):
         try:
@@ -124,7 +136,12 @@ def _cut_text(student: Vocabulary, data: bytes, offset: int) -> Iterator[tuple[i
         except UnicodeDecodeError as error:
             text, strays = data[at : at + error.start].decode(), error.end - error.start
         yield from _cut_characters(student, text, offset + at)
-        at += len(text.encode()) + strays
+        at += len(text.encode())
+        for place in range(at, at + strays):
+            token = student.token_of(data[place : place + 1])
+            if token is not None:
+                yield token, offset + place, offset + place + 1
+        at += strays
 
 
 def _cut_characters(student: Vocabulary, text: str, at: int) -> Iterator[tuple[int, int, int]]:

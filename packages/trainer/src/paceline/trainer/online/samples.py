@@ -53,17 +53,20 @@ class Sampler:
     """Makes samples for one student of one target.
 
     Args:
-        target: the target's vocabulary; used if the student has one of its own.
+        target: the target's vocabulary.
+        target_size: ids of the target are below it; may be more than its tokenizer has.
         student: the student's own vocabulary, or
         cut: the target's token for each of the student's [vocab_size], if it is cut from the target's.
     """
 
-    def __init__(self, target: Vocabulary, student: Vocabulary | None = None, cut: Ids | None = None) -> None:
+    def __init__(
+        self, target: Vocabulary, target_size: int, student: Vocabulary | None = None, cut: Ids | None = None
+    ) -> None:
         if (student is None) == (cut is None):
             raise ValueError("a student has a vocabulary of its own, or one that is cut from the target's")
         self._target, self._student = target, student
         self.vocab_size = len(cut) if cut is not None else student.size if student is not None else 0
-        self._map = _inverse(cut, target.size) if cut is not None else map_tokens(target, _given(student))
+        self._map = _inverse(cut, target_size) if cut is not None else map_tokens(target, _given(student), target_size)
 
     def sample(self, lesson: Lesson) -> Sample | None:
         """None if there is nothing in it to learn."""

@@ -87,7 +87,7 @@ def open_student(folder: Path, identity: TargetIdentity, target: Vocabulary) -> 
         )
     words = read_vocabulary(revision)
     if isinstance(words, str):
-        sampler = Sampler(target, student=TokenizerVocabulary(words))
+        sampler = Sampler(target, identity.vocab_size, student=TokenizerVocabulary(words))
     else:
         ids = np.array(words, np.int64)
         if ids.max() >= identity.vocab_size:
@@ -98,5 +98,5 @@ def open_student(folder: Path, identity: TargetIdentity, target: Vocabulary) -> 
                 value=int(ids.max()),
                 limit=identity.vocab_size,
             )
-        sampler = Sampler(target, cut=ids)
+        sampler = Sampler(target, identity.vocab_size, cut=ids)
     return Student(revision, module, sampler, words)

@@ -1,10 +1,4 @@
-"""Texts of a target in a vocabulary of the drafter's own.
-
-Both vocabularies stand for the same bytes, so a place in the text is a number of bytes (a special token counts as one).
-Special tokens become the drafter's of the same name; those that it hasn't got, and tokens that stand for nothing, are
-left out: so do drafters when they serve (`paceline.drafter.vocabulary`), and what a model is trained on should be what
-it will see.
-"""
+"""Readings of a target in a vocabulary of the drafter's own."""
 
 from __future__ import annotations
 
@@ -13,56 +7,50 @@ from collections.abc import Sequence
 import numpy as np
 
 from paceline.trainer.data.rows import Reading
+from paceline.trainer.learning.alignment import NONE, Ids, align, map_tokens
 from paceline.trainer.recipes.lm_text import LmText, normalised
-from paceline.trainer.recipes.own_vocabulary import OwnVocabulary
-from paceline.trainer.recipes.token_bytes import TokenBytes
+from paceline.wire.vocabulary.base import Vocabulary
 
 
 class Aligner:
     """Tells readings in another vocabulary.
 
     Args:
-        target: what the target's tokens stand for.
+        target: the target's vocabulary.
+        target_size: ids of the target are below it; may be more than its tokenizer has.
         own: the drafter's vocabulary.
     """
 
-    def __init__(self, target: TokenBytes, own: OwnVocabulary) -> None:
+    def __init__(self, target: Vocabulary, target_size: int, own: Vocabulary) -> None:
         self._target, self._own = target, own
-        self._widths = np.array([_width(target, own, token) for token in range(len(target.data))], np.int64)
-        self._own_widths = np.array([len(data) if data else 1 for data in own.meanings.data], np.int64)
-        first = target.ids()  # of several tokens of the target with the same bytes one is the drafter's
-        self._direct = np.array([self._id_of(token, first) for token in range(len(target.data))], np.int32)
+        self._direct = map_tokens(target, own, target_size)
 
     def text(self, reading: Reading) -> LmText:
         """A reading as the drafter's model learns it."""
         answer = reading.answer
-        tokens = [*answer.prompt_ids.tolist(), *answer.answer_ids.tolist()]
-        ids, starts, target_starts = self._places(tokens)
-        place_of = {start: index for index, start in enumerate(starts[:-1].tolist())}
-        num_prompt = len(answer.prompt_ids)
+        aligned = align(self._target, self._own, answer.prompt_ids.tolist(), answer.answer_ids.tolist())
+        begins = _places(aligned.source, aligned.first)
+        ends = _places(aligned.stops, aligned.first)
         said: list[tuple[int, int, int]] = []
         tops: list[tuple[int, int]] = []
         runs: list[tuple[int, float]] = []
-        ends = {start: index for index, start in enumerate(starts.tolist())}
         for index, token in enumerate(answer.answer_ids.tolist()):
-            begin = place_of.get(int(target_starts[num_prompt + index]))
-            if not begin or not self._widths[token]:
+            begin = begins.get(index)
+            if not begin:
                 continue  # within one of the drafter's tokens, or there is nothing to see before it
             tops.append((begin - 1, index))
-            if (direct := int(self._direct[token])) >= 0:
+            if (direct := int(self._direct[token])) != NONE:
                 said.append((index, begin - 1, direct))
                 continue
-            end = ends.get(int(target_starts[num_prompt + index + 1]))
-            if end is not None:
-                said += [(index, row, int(ids[row + 1])) for row in range(begin - 1, end - 1)]
-                chosen = _log_prob(reading, index, token)
-                runs += [(row, chosen) for row in range(begin - 1, end - 1)]
-        return self._made(reading, ids, int(np.searchsorted(starts, target_starts[num_prompt])), said, tops, runs)
+            rows = range(begin - 1, ends.get(index, begin - 1))
+            said += [(index, row, int(aligned.ids[row + 1])) for row in rows]
+            runs += [(row, _log_prob(reading, index, token)) for row in rows]
+        return self._made(reading, aligned.ids, aligned.first, said, tops, runs)
 
     def _made(
         self,
         reading: Reading,
-        ids: Sequence[int],
+        ids: Ids,
         first_answer: int,
         said: list[tuple[int, int, int]],
         tops: list[tuple[int, int]],
@@ -74,47 +62,23 @@ class Aligner:
         log_probs = normalised(reading.top_log_probs[places].astype(np.float32))
         return LmText(
             id=reading.answer.id,
-            ids=np.array(ids, np.int32),
+            ids=ids.astype(np.int32),
             first_answer=first_answer,
             num_said=len(reading.answer.answer_ids),
             said_token=columns[0],
             said_row=columns[1],
             said_id=columns[2],
             top_rows=np.array([row for row, _ in tops], np.int32),
-            top_ids=top_ids,
-            top_log_probs=np.where(top_ids >= 0, log_probs, -np.inf).astype(np.float32),
+            top_ids=top_ids.astype(np.int32),
+            top_log_probs=np.where(top_ids != NONE, log_probs, -np.inf).astype(np.float32),
             run_rows=np.array([row for row, _ in runs], np.int32),
             run_log_probs=np.array([chosen for _, chosen in runs], np.float32),
         )
 
-    def _places(self, tokens: Sequence[int]) -> tuple[list[int], np.ndarray, np.ndarray]:
-        """The drafter's tokens; where each begins, and the end; the same of the target's."""
-        ids: list[int] = []
-        held: list[bytes] = []
-        for token in tokens:
-            data = self._target.data[token] if token < len(self._target.data) else None
-            if data is not None:
-                held.append(data)
-            elif self._widths[token]:
-                ids += self._own.encode(b"".join(held))
-                held = []
-                ids.append(self._own.special_ids[self._target.specials[token]])
-        ids += self._own.encode(b"".join(held))
-        starts = np.concatenate(([0], self._own_widths[ids].cumsum())) if ids else np.zeros(1, np.int64)
-        return ids, starts, np.concatenate(([0], self._widths[list(tokens)].cumsum()))
 
-    def _id_of(self, token: int, first: dict[bytes, int]) -> int:
-        data = self._target.data[token]
-        if data is not None:
-            own = self._own.id_of(data) if first.get(data) == token else None
-        else:
-            own = self._own.special_ids.get(self._target.specials.get(token, ""))
-        return -1 if own is None else own
-
-
-def _width(target: TokenBytes, own: OwnVocabulary, token: int) -> int:
-    data = target.data[token]
-    return len(data) if data is not None else int(target.specials.get(token) in own.special_ids)
+def _places(indices: Ids, first: int) -> dict[int, int]:
+    """In which of all the drafter's tokens each of the target's begins, or ends."""
+    return {index: first + row for row, index in enumerate(indices.tolist()) if index != NONE}
 
 
 def _log_prob(reading: Reading, index: int, token: int) -> float:
@@ -122,5 +86,5 @@ def _log_prob(reading: Reading, index: int, token: int) -> float:
     nothing is known, nothing is taken off."""
     if not reading.top_ids.shape[1]:
         return 0.0
-    found = np.flatnonzero(reading.top_ids[index] == token)
-    return float(reading.top_log_probs[index][found[0] if len(found) else -1])
+    found: Sequence[int] = np.flatnonzero(reading.top_ids[index] == token).tolist()
+    return float(reading.top_log_probs[index][found[0] if found else -1])

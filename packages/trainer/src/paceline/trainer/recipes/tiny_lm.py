@@ -16,8 +16,9 @@ from paceline.trainer.models.decoder import Decoder
 from paceline.trainer.recipes.alignment import Aligner
 from paceline.trainer.recipes.base import Job, Made, Making
 from paceline.trainer.recipes.lm_recipe import decoder_shape, fit, kept, made, texts_of, wanted
-from paceline.trainer.recipes.own_vocabulary import OwnVocabulary, train_vocabulary
-from paceline.trainer.recipes.token_bytes import TokenBytes, token_bytes
+from paceline.trainer.recipes.own_vocabulary import train_vocabulary
+from paceline.wire.vocabulary.base import Vocabulary
+from paceline.wire.vocabulary.tokenizer_json import TokenizerVocabulary
 
 VOCABULARY = 8192
 MAX_SPECIALS = 64  # of the target's that its texts have
@@ -32,36 +33,36 @@ class TinyLmRecipe:
         return wanted(target, making)
 
     def make(self, job: Job) -> Made:
-        meanings = token_bytes(job.target.tokenizer.backend_tokenizer.to_str(), job.target.vocab_size)
+        target = TokenizerVocabulary(job.target.tokenizer.backend_tokenizer.to_str())
         size = job.making.vocab_size or VOCABULARY
         path = job.work / f"tokenizer-{size}-{job.data_hash()}.json"
-        tokenizer_json = kept(path, lambda: learnt_vocabulary(job, meanings, size).encode()).decode()
-        own = OwnVocabulary(tokenizer_json)
-        texts = texts_of(job, Aligner(meanings, own).text)
+        tokenizer_json = kept(path, lambda: learnt_vocabulary(job, target, size).encode()).decode()
+        own = TokenizerVocabulary(tokenizer_json)
+        texts = texts_of(job, Aligner(target, job.target.vocab_size, own).text)
         decoder = Decoder(decoder_shape(job.making, own.size, cut=False), job.making.seed)
         judgement = fit(job, decoder, texts, job.making.objective or "hybrid")
         return made(decoder, tokenizer_json, texts, judgement, "tokens of its own")
 
 
-def learnt_vocabulary(job: Job, meanings: TokenBytes, size: int) -> str:
+def learnt_vocabulary(job: Job, target: Vocabulary, size: int) -> str:
     """The content of a tokenizer.json, from the texts that are learnt from, prompts included."""
-    specials = special_names(job, meanings)
-    return train_vocabulary(_texts(job, meanings), size, specials)
+    return train_vocabulary(_texts(job, target), size, special_names(job, target))
 
 
-def special_names(job: Job, meanings: TokenBytes) -> list[str]:
+def special_names(job: Job, target: Vocabulary) -> list[str]:
     """Special tokens of the target that are in its texts, or end them; in the order of their ids."""
-    found = set(job.target.eos_token_ids) & meanings.specials.keys()
+    found = set(job.target.eos_token_ids)
     learnt, _ = job.split()
     for reading in learnt:
         for ids in (reading.answer.prompt_ids, reading.answer.answer_ids):
-            found.update(token for token in set(ids.tolist()) if token in meanings.specials)
-    return [meanings.specials[token] for token in sorted(found)[:MAX_SPECIALS]]
+            found.update(ids.tolist())
+    names = (target.special(token) for token in sorted(found))
+    return [name for name in names if name is not None][:MAX_SPECIALS]
 
 
-def _texts(job: Job, meanings: TokenBytes) -> Iterator[str]:
+def _texts(job: Job, target: Vocabulary) -> Iterator[str]:
     learnt, _ = job.split()
     for reading in learnt:
         for ids in (reading.answer.prompt_ids, reading.answer.answer_ids):
-            data = b"".join(meanings.data[token] or b"" for token in ids.tolist())
+            data = b"".join(target.bytes_of(token) or b"" for token in ids.tolist())
             yield data.decode(errors="ignore")
