@@ -68,7 +68,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
     axes.set_xlabel("tokens of traffic")
     axes.set_ylabel("tokens per step (dots: held-out prompts)")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, loc="best")
     figure.savefig(path, format="png", dpi=150)
 
 
