@@ -84,9 +84,8 @@ class Deployment:
     async def drafting(self, name: str, drafting: Drafting, strategies: tuple[str, ...]) -> Any:
         """A drafter with this name at the verifier, for as long as the block runs."""
         top_k = max((STRATEGIES[strategy].commit_top_k for strategy in strategies if strategy in STRATEGIES), default=0)
-        link = Link(
-            self.address, ClientSettings(), Identity(name, name, strategies, top_k), drafting.sessions, random.random
-        )
+        identity = Identity(name, name, strategies, top_k)
+        link = Link(self.address, ClientSettings(), lambda: identity, drafting.sessions, random.random)
         running = asyncio.create_task(link.run())
         try:
             await self._connected(name)
