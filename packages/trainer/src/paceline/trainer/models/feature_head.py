@@ -5,7 +5,6 @@ draft the head's own output takes the place of features that aren't known yet. T
 small and share heads of keys and values: the token's embedding and the hidden state are mixed before the block (as in
 DeepSeek-V3's multi-token prediction) and not inside its attention, where an embedding would have to pass through a few
 narrow value heads; and the embedding is also the head's output matrix, cut to the tokens that the target really writes.
-So the block has a target layer's shapes, and may start as one.
 """
 
 from __future__ import annotations
@@ -50,7 +49,6 @@ class FeatureHead(nn.Module):
         self.mix_proj = nn.Linear(2 * width, width, bias=False)
         self.block = Block(shape.block)
         self.norm = RMSNorm(width, epsilon)
-        nn.init.normal_(self.embed_tokens.weight, std=0.02)
 
     def fuse(self, features: Tensor) -> Tensor:
         """Hidden states [..., width] of features [..., num_features * target_hidden_size]; each layer is scaled on its
