@@ -107,7 +107,8 @@ class Runner:
         found: Array = self._fuse.run(["hidden"], {"features": features})[0]
         return found
 
-    def run(self, sessions: Sequence[Session]) -> list[Given]:
+    def run(self, sessions: Sequence[Session], wanted: Sequence[int] | None = None) -> list[Given]:
+        """Logits of all rows, or of some of a lone session."""
         rows, past = (
             max(len(of) for of in each) for each in ([s.ids for s in sessions], [s.past[0] for s in sessions])
         )
@@ -122,14 +123,14 @@ class Runner:
             "input_ids": _stacked([s.ids for s in sessions], rows),
             "position_ids": _stacked([s.positions for s in sessions], rows),
             "visible": visible,
-            "wanted": np.arange(batch * rows),
+            "wanted": np.arange(batch * rows) if wanted is None else np.array(wanted, np.int64),
             **{name: _stacked([s.past[index] for s in sessions], past) for index, name in enumerate(self.takes)},
         }
         if self.is_head:
             feed["hidden"] = _stacked([s.hidden for s in sessions if s.hidden is not None], rows)
         names = ["logits", *(["new_hidden"] if self.is_head else []), *self.gives]
         found = dict(zip(names, self._session.run(names, feed), strict=True))
-        logits = found["logits"].reshape(batch, rows, -1)
+        logits = found["logits"].reshape(batch, -1, self.card.vocab_size)
         return [
             Given(
                 logits[index, : len(session.ids)],

@@ -9,9 +9,11 @@ import small_drafters as small
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto
 
-from paceline.trainer.models.graph_nodes import CONSTANT
-from paceline.trainer.models.graph_products import SCALE, quantize
+from paceline.trainer.models.comparison import open_session
+from paceline.trainer.models.graph_nodes import CONSTANT, Nodes
+from paceline.trainer.models.graph_products import LEVELS, SCALE, STEPS, Products, quantize
 from paceline.wire.revision_folder import FUSE, GRAPH
 
 KINDS = ("decoder", "untied", "cut", "head")
@@ -158,6 +160,17 @@ def test_the_unknown_token_has_an_embedding_and_no_logit(runners: dict[tuple[str
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_no_logits_may_be_wanted(runners: dict[tuple[str, str], small.Runner], kind: str) -> None:
+    """So a drafter reads a prompt."""
+    for how in ("none", "int8"):
+        runner = runners[kind, how]
+        session = small.text(runner, 3, 0)
+        given_ = runner.run([session], wanted=[])[0]
+        assert given_.logits.shape == (0, runner.card.vocab_size)
+        np.testing.assert_array_equal(given_.new[0], runner.run([session])[0].new[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_weights_lie_in_the_graph_once_under_the_modules_names(
     modules: dict[str, torch.nn.Module], runners: dict[tuple[str, str], small.Runner], kind: str
 ) -> None:
@@ -189,3 +202,22 @@ def test_a_quantized_weight_is_half_a_step_off_at_most(seed: int, rows: int, spr
     assert np.isfinite(small_.scale).all()
     back = small_.numbers.astype(np.float32) * small_.scale[:, None]
     assert (np.abs(back - weight) <= 0.5001 * small_.scale[:, None]).all()
+
+
+@pytest.mark.parametrize("fine", [False, True])
+def test_an_int8_product_is_that_of_rounded_rows_and_weights(fine: bool) -> None:
+    random = np.random.default_rng(0)
+    weight = random.normal(size=(20, 64)).astype(np.float32)
+    rows = (random.normal(size=(9, 64)) * 10.0 ** random.integers(-9, 9, size=(9, 1))).astype(np.float32)
+    rows[4] = 0
+    nodes = Nodes()
+    products = Products(nodes, int8=True)
+    nodes.input("rows", TensorProto.FLOAT, ("N", 64))
+    product = products.of(products.rows("rows", fine=fine), [("weight", weight)])
+    nodes.output("product", product, TensorProto.FLOAT, ("N", 20))
+    found = open_session(nodes.content({})).run(None, {"rows": rows})[0]
+    step = np.maximum(np.abs(rows).max(axis=1, keepdims=True), 1e-20) / (LEVELS * (STEPS if fine else 1))
+    small_ = quantize(weight)
+    wanted = (np.rint(rows / step) * step) @ (small_.numbers * small_.scale[:, None]).T
+    few = 2e-5 if fine else 2e-6  # fine parts may be a step off, where a number is between two
+    assert (np.abs(found - wanted) <= few * np.abs(rows).max(axis=1, keepdims=True) * 64 + 1e-18).all()

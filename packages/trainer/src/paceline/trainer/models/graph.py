@@ -89,7 +89,7 @@ def feature_head_graph(card: FeatureHeadCard, shape: FeatureHeadShape, weights: 
 
 
 def fuse_graph(card: FeatureHeadCard, shape: FeatureHeadShape, weights: Weights) -> bytes:
-    """fuse.onnx of a `FeatureHead`."""
+    """fuse.onnx of a `FeatureHead`; takes one row or more."""
     nodes = Nodes()
     products = Products(nodes, int8=card.quantization == "int8")
     count, size = shape.num_features, shape.target_hidden_size
@@ -133,7 +133,7 @@ class _Graph:
         return self.writer.norm(self.nodes.op("Gather", flat, "wanted", axis=0), "norm")
 
     def logits(self, rows: str, name: str) -> None:
-        """The head is half of all weights, and most exact already: its rows are rough."""
+        """The head is half of all weights, so its rows are rough."""
         vocab_size = self._card.vocab_size
         rounded = self.products.rows(rows, fine=False)
         logits = self.products.of_first(rounded, vocab_size, name, self.writer.weights[name])

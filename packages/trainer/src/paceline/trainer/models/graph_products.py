@@ -72,12 +72,15 @@ class Products:
         Args:
             value: [..., inputs].
             fine: in int8, whether a row is `scale * (rough + fine / STEPS)`, as good as 15 bits, at the price of twice
-                the rows. Else it is `scale * rough`: some 2 % of a trained model's best tokens are others then.
+                the rows; there must be one. Else it is `scale * rough`: on SmolLM2's last layer and head 97 % of best
+                tokens stay if all rows are rough, and 98 % if only the head's are.
         """
         if not self._int8:
             return Rows(value)
         nodes = self._nodes
         greatest = nodes.op("ReduceMax", nodes.op("Abs", value), nodes.constant([-1], np.int64), keepdims=1)
+        if not fine:  # of no rows at all ONNX Runtime's reductions give as many columns as went in
+            greatest = nodes.op("Slice", greatest, *(nodes.constant([number], np.int64) for number in (0, 1, -1)))
         some = nodes.op("Max", greatest, nodes.constant(SMALLEST, np.float32))
         scale = nodes.op("Mul", some, nodes.constant(1 / LEVELS, np.float32))
         numbers = nodes.op("Div", value, scale)
