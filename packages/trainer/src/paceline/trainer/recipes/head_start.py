@@ -7,7 +7,7 @@ to make it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,11 +18,13 @@ from paceline.trainer.data.rows import Answer
 from paceline.trainer.data.target import Target
 from paceline.trainer.models.block import BlockShape
 from paceline.trainer.models.feature_head import FeatureHead, FeatureHeadShape
-from paceline.trainer.training.head_task import Teacher
+from paceline.trainer.training.head_task import HeadText, Teacher
 
 PROMPT_SHARE = 0.2
 INITIAL_STD = 0.02
 INITIAL_NORM = 0.3
+MIN_SPREAD = 0.01  # of a number of the features, where all of them together have 1
+FEATURE_TEXTS, FEATURE_STRIDE = 1000, 8  # texts, and every which position of each
 Vocabulary = npt.NDArray[np.uint32]  # the target's id of each of the head's
 
 
@@ -75,16 +77,23 @@ def make_teacher(target: Target, vocabulary: Vocabulary) -> Teacher:
 
 
 @torch.no_grad()
-def start_head(head: FeatureHead, target: Target, vocabulary: Vocabulary, seed: int) -> None:
-    """Gives a head the target's embeddings and last norm; everything else is drawn.
+def start_head(head: FeatureHead, target: Target, vocabulary: Vocabulary, texts: Sequence[HeadText], seed: int) -> None:
+    """Gives a head the target's embeddings, for good, and its last norm; everything else is drawn.
 
     The last norm is a fraction of the target's: as long as hidden states mean little, logits had better be small, and
     what a norm weighs is learnt slowly.
+
+    Args:
+        texts: whose features tell what is to be evened out of them.
     """
     generator = torch.Generator().manual_seed(seed)
     for parameter in head.parameters():
         if parameter.dim() > 1:
             parameter.normal_(std=INITIAL_STD, generator=generator)
+    some = torch.cat([head.scaled(text.features[::FEATURE_STRIDE].float()) for text in texts[:FEATURE_TEXTS]])
+    head.feature_mean.copy_(some.mean(0))
+    head.feature_scale.copy_(1 / some.std(0).clamp(min=MIN_SPREAD))
+    head.embed_tokens.weight.requires_grad_(False)
     embedding = target.embedding.float()
     head.embed_tokens.weight[:-1] = embedding[torch.from_numpy(vocabulary.astype(np.int64))]
     head.embed_tokens.weight[-1] = embedding.mean(0)
