@@ -125,15 +125,18 @@ def test_the_commonest_tokens_are_kept_and_those_that_end_answers(target: Target
 
 
 @torch.no_grad()
-def test_a_head_starts_as_the_targets_last_layer(target: Target) -> None:
-    vocabulary = np.arange(40, dtype=np.uint32)
-    last = target.model.model.layers[-1]
-    for intermediate in (64, 24):
-        head = FeatureHead(head_shape(target, 2, 40, intermediate))
-        start_head(head, target, vocabulary)
-        assert torch.equal(head.embed_tokens.weight[:40], target.embedding[:40])
-        assert torch.equal(head.block.self_attn.q_proj.weight, last.self_attn.q_proj.weight)
-        assert torch.equal(head.norm.weight, target.model.model.norm.weight)
-        rows, kept = last.mlp.up_proj.weight, head.block.mlp.up_proj.weight
-        assert kept.shape == (intermediate, HIDDEN)
-        assert all((rows == row).all(1).any() for row in kept)
+def test_a_head_starts_with_the_targets_embeddings_and_is_unsure(target: Target) -> None:
+    vocabulary = np.array([7, 3, 200, EOS], np.uint32)
+    texts, _ = split_texts(read(target, random_answers(30), WANTED), vocabulary, VOCAB, 0.0)
+    heads = [FeatureHead(head_shape(target, 2, 4, 24)) for _ in range(3)]
+    for head, seed in zip(heads, (0, 0, 1), strict=True):
+        start_head(head, target, vocabulary, texts, seed)
+    assert torch.equal(heads[0].embed_tokens.weight[:4], target.embedding[[7, 3, 200, EOS]])
+    assert torch.equal(heads[0].mix_proj.weight, heads[1].mix_proj.weight)
+    assert not torch.equal(heads[0].mix_proj.weight, heads[2].mix_proj.weight)
+    features = torch.cat([text.features.float() for text in texts])
+    even = (heads[0].scaled(features) - heads[0].feature_mean) * heads[0].feature_scale
+    assert even.mean(0).abs().max() < 0.5
+    assert 0.5 < even.std(0).min() < even.std(0).max() < 2
+    rows = torch.randn(50, HIDDEN)
+    assert heads[0].logits(rows).std() < 0.5 * (torch.nn.functional.linear(rows, target.embedding)).std()

@@ -5,7 +5,6 @@ draft the head's own output takes the place of features that aren't known yet. T
 small and share heads of keys and values: the token's embedding and the hidden state are mixed before the block (as in
 DeepSeek-V3's multi-token prediction) and not inside its attention, where an embedding would have to pass through a few
 narrow value heads; and the embedding is also the head's output matrix, cut to the tokens that the target really writes.
-So the block has a target layer's shapes, and may start as one.
 """
 
 from __future__ import annotations
@@ -44,19 +43,25 @@ class FeatureHead(nn.Module):
         self.shape = shape
         width, epsilon = shape.block.width, shape.block.norm_epsilon
         self.embed_tokens = nn.Embedding(shape.vocab_size + 1, width)
-        self.fuse_proj = nn.Linear(shape.num_features * shape.target_hidden_size, width, bias=False)
+        num_inputs = shape.num_features * shape.target_hidden_size
+        self.feature_mean = nn.Parameter(torch.zeros(num_inputs), requires_grad=False)
+        self.feature_scale = nn.Parameter(torch.ones(num_inputs), requires_grad=False)
+        self.fuse_proj = nn.Linear(num_inputs, width, bias=False)
         self.embedding_norm = RMSNorm(width, epsilon)
         self.hidden_norm = RMSNorm(width, epsilon)
         self.mix_proj = nn.Linear(2 * width, width, bias=False)
         self.block = Block(shape.block)
         self.norm = RMSNorm(width, epsilon)
-        nn.init.normal_(self.embed_tokens.weight, std=0.02)
 
     def fuse(self, features: Tensor) -> Tensor:
-        """Hidden states [..., width] of features [..., num_features * target_hidden_size]; each layer is scaled on its
-        own, since later layers are many times larger."""
+        """Hidden states [..., width] of features [..., num_features * target_hidden_size]."""
+        return cast(Tensor, self.fuse_proj((self.scaled(features) - self.feature_mean) * self.feature_scale))
+
+    def scaled(self, features: Tensor) -> Tensor:
+        """Features with each layer scaled on its own, since later layers are many times larger. In each, a few numbers
+        that hardly vary are most of what is left: `feature_mean` and `feature_scale` are there to even that out."""
         layers = features.unflatten(-1, (self.shape.num_features, self.shape.target_hidden_size))
-        return cast(Tensor, self.fuse_proj(scaled(layers, self.shape.block.norm_epsilon).flatten(-2)))
+        return scaled(layers, self.shape.block.norm_epsilon).flatten(-2)
 
     def enter(self, input_ids: Tensor, hidden: Tensor) -> Tensor:
         """What the block reads: tokens [...] beside the hidden states [..., width] of the rows before them."""

@@ -117,9 +117,8 @@ def train(
     learnt, held_out = split_texts(readings, vocabulary, target.vocab_size, recipe.held_out)
     if not learnt or not held_out:
         raise out_of_range("answers", len(learnt), f"more: {recipe.held_out:.0%} of them are held out")
-    torch.manual_seed(recipe.seed)
     head = FeatureHead(head_shape(target, len(layers), len(vocabulary), recipe.size.intermediate))
-    start_head(head, target, vocabulary)
+    start_head(head, target, vocabulary, learnt, recipe.seed)
     name = f"feature_head on {readings.sha256()}: {recipe.size}, {recipe.objective}, seed {recipe.seed}"
     task = HeadTask(name, head, make_teacher(target, vocabulary), learnt, recipe.objective, recipe.seed)
 
