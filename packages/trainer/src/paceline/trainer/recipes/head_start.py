@@ -1,7 +1,7 @@
 """What a feature head starts from: the embeddings of the target's commonest tokens.
 
-Its block does not start as the target's last layer, although that would fit: in one short run of each, on 38,000 tokens,
-drawn weights were right more often (29 % against 24 % of best tokens).
+Its block does not start as the target's last layer, although that would fit: in one short run of each, on 38,000
+tokens, drawn weights were right more often (29 % against 24 % of best tokens).
 """
 
 from __future__ import annotations
