@@ -13,7 +13,6 @@ from tiny_target import make_tiny_target
 from paceline.drafter.models.base import LanguageModel, Rows
 from paceline.drafter.models.onnx_lm import load_onnx
 from paceline.drafter.vocabulary.ngram_cache import NgramCache, NgramCacheBridge
-from paceline.drafter.vocabulary.tokenizer_json import TokenizerVocabulary
 from paceline.trainer.data.rows import READINGS, Reading
 from paceline.trainer.data.shards import Shards
 from paceline.trainer.models.revision import read_module
@@ -21,6 +20,7 @@ from paceline.trainer.recipes.alignment import Aligner
 from paceline.trainer.recipes.command import bootstrap
 from paceline.trainer.recipes.judging import ranks_of
 from paceline.trainer.recipes.settings import BootstrapSettings
+from paceline.wire.vocabulary.tokenizer_json import TokenizerVocabulary
 
 torch.set_num_threads(1)
 
