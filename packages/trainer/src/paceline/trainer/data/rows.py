@@ -6,6 +6,7 @@ first token: answer token i stands at position P + i and was predicted from posi
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
@@ -67,7 +68,7 @@ class Reading:
 R = TypeVar("R")
 
 
-class Kind(Generic[R]):
+class Kind(ABC, Generic[R]):
     """How rows of one sort become columns and come back.
 
     Attributes:
@@ -82,16 +83,17 @@ class Kind(Generic[R]):
     raw: tuple[str, ...] = ()
     group: int
 
+    @abstractmethod
     def columns(self, row: R) -> dict[str, Any]:
-        raise NotImplementedError
+        """Of the schema, by name."""
 
+    @abstractmethod
     def row(self, columns: Mapping[str, Any], origin: Origin) -> R:
         """Raises ValueError: the columns don't fit one another."""
-        raise NotImplementedError
 
+    @abstractmethod
     def num_bytes(self, row: R) -> int:
         """What a row takes in memory, about."""
-        raise NotImplementedError
 
     def table(self, rows: Sequence[R]) -> pa.Table:
         found = [self.columns(row) for row in rows]
