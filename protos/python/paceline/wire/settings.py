@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -71,6 +71,14 @@ class Command:
     summary: str
     settings: type[BaseSettings]
     run: Callable[[Any], int]
+
+
+def one_of(value: str, known: Iterable[str]) -> str:
+    """A setting that is a name: the name, if it is known. Raises ValueError, which becomes a line of help."""
+    names = list(known)
+    if value not in names:
+        raise ValueError(f"must be one of {', '.join(names)}, but is {value!r}")
+    return value
 
 
 class StartupError(Exception):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import Field, field_validator, model_validator
@@ -15,7 +14,7 @@ from paceline.drafter.strategies import STRATEGIES
 from paceline.drafter.trees import TREES
 from paceline.drafter.trees.base import Shape
 from paceline.drafter.vocabulary import BRIDGES
-from paceline.wire.settings import ServiceSettings
+from paceline.wire.settings import ServiceSettings, one_of
 
 AUTO = "auto"
 
@@ -95,12 +94,12 @@ class DrafterSettings(ServiceSettings):
     @field_validator("tree")
     @classmethod
     def _known_tree(cls, value: str) -> str:
-        return _one_of(value, TREES)
+        return one_of(value, TREES)
 
     @field_validator("bridge")
     @classmethod
     def _known_bridge(cls, value: str) -> str:
-        return _one_of(value, (AUTO, *BRIDGES))
+        return one_of(value, (AUTO, *BRIDGES))
 
     @field_validator("stopping")
     @classmethod
@@ -153,7 +152,7 @@ class DrafterSettings(ServiceSettings):
 def make_rule(value: str) -> StoppingRule:
     """A stopping rule from RULE or RULE:VALUE. Raises ValueError."""
     name, colon, parameter = value.partition(":")
-    rule = STOPPING_RULES[_one_of(name, STOPPING_RULES)]
+    rule = STOPPING_RULES[one_of(name, STOPPING_RULES)]
     if not colon:
         return rule()
     try:
@@ -161,13 +160,6 @@ def make_rule(value: str) -> StoppingRule:
     except ValueError:
         raise ValueError(f"{name} takes a number, but is given {parameter!r}") from None
     return rule(number)
-
-
-def _one_of(value: str, known: Iterable[str]) -> str:
-    names = list(known)
-    if value not in names:
-        raise ValueError(f"must be one of {', '.join(names)}, but is {value!r}")
-    return value
 
 
 def split(value: str) -> list[str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import Field, field_validator
 
 from paceline.trainer.online.schedule import SCHEDULES
 from paceline.trainer.settings import RemoteSettings
+from paceline.wire.settings import one_of
 
 
 class RefitSettings(RemoteSettings):
@@ -60,14 +60,14 @@ class RefitSettings(RemoteSettings):
     @field_validator("schedule")
     @classmethod
     def _known_schedule(cls, value: str) -> str:
-        return _one_of(value, SCHEDULES)
+        return one_of(value, SCHEDULES)
 
     @field_validator("objective")
     @classmethod
     def _known_objective(cls, value: str) -> str:
         from paceline.trainer.learning.objectives import OBJECTIVES  # torch comes with it
 
-        return _one_of(value, OBJECTIVES)
+        return one_of(value, OBJECTIVES)
 
     @field_validator("selection")
     @classmethod
@@ -75,17 +75,10 @@ class RefitSettings(RemoteSettings):
         from paceline.trainer.learning.selection import SELECTIONS
 
         for name in value.split(","):
-            _one_of(name, SELECTIONS)
+            one_of(name, SELECTIONS)
         return value
 
     @field_validator("quantization")
     @classmethod
     def _known_quantization(cls, value: str) -> str:
-        return _one_of(value, ("int8", "none"))
-
-
-def _one_of(value: str, known: Iterable[str]) -> str:
-    names = list(known)
-    if value not in names:
-        raise ValueError(f"must be one of {', '.join(names)}, but is {value!r}")
-    return value
+        return one_of(value, ("int8", "none"))
