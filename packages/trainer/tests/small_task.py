@@ -1,6 +1,7 @@
-"""A task of the training loop that takes no time. As a program it learns it in a folder, slowly enough to be killed.
+"""A task of the training loop that takes no time. As a program it learns it in a folder, slowly enough to be killed,
+or in several processes.
 
-python small_task.py FOLDER NUM_STEPS SECONDS_A_STEP
+python small_task.py FOLDER SECONDS_A_STEP
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from paceline.trainer.training.loop import LoopSettings, Loss, train
@@ -61,4 +63,4 @@ def weights_of(module: nn.Module) -> Tensor:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     own = small_module()
-    train(own, SmallTask(own, {}, float(sys.argv[3])), SETTINGS, Path(sys.argv[1]))
+    train(own, SmallTask(own, {}, float(sys.argv[2])), SETTINGS, Path(sys.argv[1]), accelerator=Accelerator(cpu=True))

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from safetensors.torch import load_file
 from small_task import SETTINGS, SmallTask, small_module, weights_of
 
 from paceline.trainer.training.loop import MAX_ROLLBACKS, LoopSettings, Trained, Watch, train
@@ -36,6 +38,13 @@ def learn(
     task = SmallTask(module, dict(broken or {}), name=name)
     trained = train(module, task, settings, folder, accelerator=Accelerator(cpu=True), watch=watch)
     return weights_of(module), trained
+
+
+def process_of(folder: Path, seconds_a_step: float = 0.0, **environment: str) -> subprocess.Popen[bytes]:
+    """The same run in a process of its own."""
+    program = [sys.executable, str(Path(__file__).with_name("small_task.py")), str(folder), str(seconds_a_step)]
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    return subprocess.Popen(program, env={**os.environ, "PYTHONPATH": path, **environment})
 
 
 def log_of(folder: Path) -> list[dict[str, float]]:
@@ -68,9 +77,7 @@ def test_a_run_in_two_parts_ends_like_one(tmp_path: Path) -> None:
 
 
 def test_a_killed_run_ends_like_one_that_was_not(tmp_path: Path) -> None:
-    program = [sys.executable, str(Path(__file__).with_name("small_task.py")), str(tmp_path / "killed"), "30", "0.05"]
-    path = os.pathsep.join(entry for entry in sys.path if entry)
-    with subprocess.Popen(program, env={**os.environ, "PYTHONPATH": path}) as process:
+    with process_of(tmp_path / "killed", seconds_a_step=0.05) as process:
         while not list((tmp_path / "killed").glob("state-00000010")):
             assert process.poll() is None
             time.sleep(0.01)
@@ -83,6 +90,24 @@ def test_a_killed_run_ends_like_one_that_was_not(tmp_path: Path) -> None:
     assert torch.equal(killed, whole)
     assert not list((tmp_path / "killed").glob(".state-*"))
     assert len(list((tmp_path / "killed").glob("state-*"))) == 2
+
+
+def test_two_processes_take_the_same_steps_as_one(tmp_path: Path) -> None:
+    """Their gradients are added by gloo, so sums are split in another way: nothing else differs."""
+    alone, _ = learn(tmp_path / "one")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    master = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    both = [
+        process_of(tmp_path / "two", RANK=rank, LOCAL_RANK=rank, LOCAL_WORLD_SIZE="2", **master) for rank in ("0", "1")
+    ]
+    assert [process.wait(60) for process in both] == [0, 0]
+    curves = [[line["loss"] for line in log_of(tmp_path / name) if "loss" in line] for name in ("one", "two")]
+    assert len(curves[0]) == SETTINGS.num_steps
+    assert curves[1] == pytest.approx(curves[0], rel=2e-5)
+    state = load_file(max((tmp_path / "two").glob("state-*")) / "tensors.safetensors")
+    together = torch.cat([state[f"average.{name}"].flatten() for name, _ in small_module().named_parameters()])
+    assert torch.allclose(together, alone, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("factor", [math.nan, math.inf, 1e4])

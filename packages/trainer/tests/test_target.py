@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ from paceline.trainer.data import target as target_module
 from paceline.trainer.data.target import Target, has_bfloat16, load_target, locate
 from paceline.wire.errors import PacelineError, Reason
 from paceline.wire.settings import StartupError
+from paceline.wire.tokenizer_files import HOW_IT_WAS_LOADED
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +38,38 @@ def test_what_is_to_know_of_a_target(folder: Path) -> None:
     assert not target.model.training
 
 
-def test_the_hash_is_that_of_the_files_transformers_writes(folder: Path, tmp_path: Path) -> None:
+def test_the_hash_is_that_of_the_files_transformers_writes_but_for_how_it_was_loaded(
+    folder: Path, tmp_path: Path
+) -> None:
     AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_bytes())
+    assert {"is_local", "local_files_only"} <= config.keys(), "transformers has other names for them now"
+    kept = {key: value for key, value in config.items() if key not in HOW_IT_WAS_LOADED}
+    text = json.dumps(kept, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    (tmp_path / "tokenizer_config.json").write_text(text, encoding="utf-8")
     whole = hashlib.sha256()
     for path in sorted(tmp_path.iterdir()):
         whole.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     assert load_target(str(folder), "float32", 1).tokenizer_hash == whole.hexdigest()
+
+
+def test_the_hash_is_the_same_offline(folder: Path) -> None:
+    """transformers reads HF_HUB_OFFLINE when it is imported."""
+    code = (
+        "import sys; from transformers import AutoTokenizer; from paceline.trainer.data.target import hash_of; "
+        "print(hash_of(AutoTokenizer.from_pretrained(sys.argv[1])))"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code, str(folder)],
+            env={**os.environ, "HF_HUB_OFFLINE": offline, "PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        for offline in ("0", "1")
+    }
+    assert found == {load_target(str(folder), "float32", 1).tokenizer_hash}
 
 
 def test_auto_rounds_weights_to_bfloat16_and_computes_in_what_is_fast(folder: Path) -> None:

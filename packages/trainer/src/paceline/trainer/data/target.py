@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from transformers.utils import logging
 
 from paceline.wire.errors import PacelineError, Reason
 from paceline.wire.settings import StartupError
+from paceline.wire.tokenizer_files import tokenizer_files
 from paceline.wire.tokenizer_hash import tokenizer_hash
 
 PACKAGE_PREFIX = "package:"
@@ -222,11 +222,8 @@ def _in_package(name: str) -> tuple[str, dict[str, Any]]:
 
 def hash_of(tokenizer: PreTrainedTokenizerBase) -> str:
     """The hash that a verifier with this tokenizer tells."""
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save_pretrained(folder)
-        paths = [path for path in Path(folder).rglob("*") if path.is_file()]
-        files = [(path.relative_to(folder).as_posix(), hashlib.sha256(path.read_bytes()).digest()) for path in paths]
-    return tokenizer_hash(files)
+    files = tokenizer_files(tokenizer)
+    return tokenizer_hash((path, hashlib.sha256(content).digest()) for path, content in files.items())
 
 
 def eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

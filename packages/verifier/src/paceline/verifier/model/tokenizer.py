@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paceline.wire.errors import PacelineError, Reason
+from paceline.wire.tokenizer_files import tokenizer_files
 from paceline.wire.tokenizer_hash import tokenizer_hash
 
 if TYPE_CHECKING:
@@ -78,10 +79,7 @@ class TargetTokenizer:
         """The tokenizer as files that transformers (and `tokenizers`, if it is a fast one) load, sorted by path."""
         if self._files:
             return self._files
-        with tempfile.TemporaryDirectory() as folder:
-            self.tokenizer.save_pretrained(folder)
-            paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
-            contents = [(path.relative_to(folder).as_posix(), path.read_bytes()) for path in paths]
+        contents = tokenizer_files(self.tokenizer).items()
         return tuple(TokenizerFile(path, content, hashlib.sha256(content).digest()) for path, content in contents)
 
     @cached_property
