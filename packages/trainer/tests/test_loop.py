@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from small_task import SETTINGS, SmallTask, small_module, weights_of
 
 from paceline.trainer.training.loop import MAX_ROLLBACKS, LoopSettings, Trained, Watch, train
+from paceline.trainer.training.rules import RULES
 from paceline.wire.errors import PacelineError
 from paceline.wire.settings import StartupError
 
@@ -51,14 +52,18 @@ def log_of(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
-def test_the_loss_falls(tmp_path: Path) -> None:
-    _, trained = learn(tmp_path, replace(SETTINGS, num_steps=200))
+@pytest.mark.parametrize("rule", RULES)
+def test_the_loss_falls(tmp_path: Path, rule: str) -> None:
+    _, trained = learn(tmp_path, replace(SETTINGS, num_steps=200, rule=rule))
     losses = [line["loss"] for line in log_of(tmp_path) if "loss" in line]
     assert trained.num_steps == len(losses) == 200
     assert sum(losses[-20:]) < sum(losses[:20]) / 2
 
 
-def test_a_run_in_two_parts_ends_like_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rule", RULES)
+def test_a_run_in_two_parts_ends_like_one(tmp_path: Path, rule: str) -> None:
+    settings = replace(SETTINGS, rule=rule)
+
     class Stopped(Exception):
         pass
 
@@ -67,10 +72,10 @@ def test_a_run_in_two_parts_ends_like_one(tmp_path: Path) -> None:
             raise Stopped
         return {}
 
-    whole, _ = learn(tmp_path / "whole")
+    whole, _ = learn(tmp_path / "whole", settings)
     with pytest.raises(Stopped):
-        learn(tmp_path / "parts", watch=stop)
-    parts, _ = learn(tmp_path / "parts")
+        learn(tmp_path / "parts", settings, watch=stop)
+    parts, _ = learn(tmp_path / "parts", settings)
     assert torch.equal(whole, parts)
     for name in ("whole", "parts"):
         assert [line["step"] for line in log_of(tmp_path / name) if "loss" in line] == list(range(1, 31))

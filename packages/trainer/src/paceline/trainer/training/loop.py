@@ -1,4 +1,4 @@
-"""The loop that fits a module: AdamW, warm-up and cosine, clipping, averaged weights, and a way back from trouble.
+"""The loop that fits a module: warm-up and cosine, clipping, averaged weights, and a way back from trouble.
 
 A step's batch is a function of the step's number alone, and its examples are divided among processes whose gradients
 are added. So a run that is killed and started again takes the same steps, and one in several processes does too, to the
@@ -42,6 +42,7 @@ class LoopSettings:
 
     Attributes:
         num_steps: in all, those of earlier runs in the folder included.
+        rule: adamw or muon, see `rules`; each has learning rates of its own.
         learning_rate: the greatest; it rises from 0 in warmup_steps and falls by a cosine to final_share of it.
         weight_decay: of matrices; norms have none.
         max_grad_norm: gradients are scaled down to it.
@@ -52,6 +53,7 @@ class LoopSettings:
 
     num_steps: int
     learning_rate: float
+    rule: str = "adamw"
     warmup_steps: int = 100
     final_share: float = 0.05
     weight_decay: float = 0.01
@@ -140,7 +142,9 @@ class _Loop(Generic[Example]):
     ) -> None:
         self._task, self._settings, self._folder = task, settings, folder
         self._accelerator, self._watch = accelerator, watch
-        self._optimizer = Optimizer(module, settings.weight_decay, settings.max_grad_norm, settings.ema_decay)
+        self._optimizer = Optimizer(
+            module, settings.rule, settings.weight_decay, settings.max_grad_norm, settings.ema_decay
+        )
         self._log = StepLog(folder if accelerator.is_main_process else None)
         self.progress = Progress(task=task.name)
 
@@ -228,7 +232,7 @@ class _Loop(Generic[Example]):
         if state is None:
             return False
         self.progress, tensors = state
-        self._optimizer.load(tensors, self.progress.step)
+        self._optimizer.load(tensors)
         return True
 
     def _save(self) -> None:

@@ -1,4 +1,4 @@
-"""AdamW over a module's trainable parameters, with everything that a run has to remember of it by name."""
+"""What a step does to a module's trainable parameters, with everything that a run has to remember of it by name."""
 
 from __future__ import annotations
 
@@ -8,33 +8,31 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-_BETAS = (0.9, 0.95)  # as is usual for transformers; the second forgets in some 20 steps what a spike left
+from paceline.trainer.training.rules import RULES
 
 
 class Optimizer:
-    """Parameters, moments and averaged weights.
+    """Parameters, a rule for them, and averaged weights.
 
     Args:
         module: parameters that require gradients are fitted, in the order of their names; others are left alone.
+        rule: its name in RULES.
         weight_decay: of matrices; vectors (norms) have none.
         max_grad_norm: gradients are scaled down to it.
         ema_decay: of the averaged weights; 0 keeps none.
     """
 
-    def __init__(self, module: nn.Module, weight_decay: float, max_grad_norm: float, ema_decay: float) -> None:
+    def __init__(
+        self, module: nn.Module, rule: str, weight_decay: float, max_grad_norm: float, ema_decay: float
+    ) -> None:
         self._parameters = {name: item for name, item in sorted(module.named_parameters()) if item.requires_grad}
         self._max_grad_norm, self._ema_decay = max_grad_norm, ema_decay
         self._averages = {name: item.detach().clone() for name, item in self._parameters.items()} if ema_decay else {}
-        matrices = [item for item in self._parameters.values() if item.dim() > 1]
-        vectors = [item for item in self._parameters.values() if item.dim() <= 1]
-        groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-        self._adamw = torch.optim.AdamW([group for group in groups if group["params"]], betas=_BETAS)
-        for item in self._parameters.values():
-            moments = {"exp_avg": torch.zeros_like(item), "exp_avg_sq": torch.zeros_like(item)}
-            self._adamw.state[item] = {"step": torch.zeros(()), **moments}
+        self._rule = RULES[rule](self._parameters, weight_decay)
 
     def forget_gradients(self) -> None:
-        self._adamw.zero_grad(set_to_none=True)
+        for item in self._parameters.values():
+            item.grad = None
 
     def gradients(self) -> Tensor:
         """All of them in one vector, zeros where there is none."""
@@ -54,9 +52,7 @@ class Optimizer:
     @torch.no_grad()
     def step(self, rate: float, num_before: int) -> None:
         """One step with this learning rate, after num_before others."""
-        for group in self._adamw.param_groups:
-            group["lr"] = rate
-        self._adamw.step()
+        self._rule.step(rate, num_before)
         decay = min(self._ema_decay, (1 + num_before) / (10 + num_before))  # so that the first weights fade soon
         for name, average in self._averages.items():
             average.lerp_(self._parameters[name], 1 - decay)
@@ -79,16 +75,11 @@ class Optimizer:
         """What has to be remembered, by name; not copies."""
         found = {f"weight.{name}": item.detach() for name, item in self._parameters.items()}
         found |= {f"average.{name}": item for name, item in self._averages.items()}
-        for name, item in self._parameters.items():
-            state = self._adamw.state[item]
-            found |= {f"mean.{name}": state["exp_avg"], f"square.{name}": state["exp_avg_sq"]}
-        return found
+        return found | self._rule.tensors()
 
-    def load(self, tensors: Mapping[str, Tensor], num_steps: int) -> None:
-        """Goes back to what `tensors` gave after so many steps."""
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Goes back to what `tensors` gave."""
         _copy(tensors, self.tensors())
-        for item in self._parameters.values():
-            self._adamw.state[item]["step"].fill_(num_steps)
 
 
 @torch.no_grad()
