@@ -56,7 +56,7 @@ class HeadRecipe:
     size: HeadSize = field(default_factory=HeadSize)
     objective: HeadObjective = field(default_factory=lambda: HeadObjective(shallow_steps=1000))
     loop: LoopSettings = field(
-        default_factory=lambda: LoopSettings(num_steps=4000, learning_rate=1e-3, ema_decay=0.995)
+        default_factory=lambda: LoopSettings(num_steps=2000, learning_rate=0.03, rule="muon", ema_decay=0.99)
     )
     held_out: float = 0.03
     seed: int = 0

@@ -14,9 +14,10 @@ from paceline.trainer.training.head_task import HeadObjective
 from paceline.trainer.training.loop import LoopSettings
 from paceline.wire.settings import StartupError
 
-LEARNING_RATE = 1e-3
+RULE, LEARNING_RATE = "muon", 0.03  # at equal time on one core 53 % of first tokens right, with AdamW 44 %
 FEWEST_STEPS = 20
-SHALLOW = 0.25  # of the steps: drafts of one row first
+CHECKPOINT_EVERY = 100  # steps, of which each takes a second or so
+SHALLOW = 0.75  # of the steps: drafts of one row first, which cost a quarter as much as deep ones
 
 
 class FeatureHeadRecipe:
@@ -58,7 +59,8 @@ class FeatureHeadRecipe:
         objective = HeadObjective()
         learnt, _ = job.split()
         num_tokens = sum(len(reading.answer.answer_ids) for reading in learnt)
-        num_steps = max(FEWEST_STEPS, math.ceil(making.epochs * objective.share * num_tokens / objective.batch_starts))
+        places = objective.batch_starts * (SHALLOW + (1 - SHALLOW) / objective.share)  # that a step goes by, on average
+        num_steps = max(FEWEST_STEPS, math.ceil(making.epochs * num_tokens / places))
         shallow = round(SHALLOW * num_steps)
         intermediate = min(usual.intermediate, int(job.target.model.config.get_text_config().intermediate_size))
         return HeadRecipe(
@@ -69,8 +71,10 @@ class FeatureHeadRecipe:
             loop=LoopSettings(
                 num_steps=num_steps,
                 learning_rate=making.learning_rate or LEARNING_RATE,
-                warmup_steps=max(1, min(100, num_steps // 10)),
-                ema_decay=0.995,
+                rule=RULE,
+                warmup_steps=max(1, min(50, num_steps // 10)),
+                ema_decay=0.99,
+                checkpoint_every=CHECKPOINT_EVERY,
             ),
             held_out=making.held_out,
             seed=making.seed,

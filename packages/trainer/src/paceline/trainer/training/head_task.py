@@ -76,11 +76,11 @@ class HeadObjective:
         share: of an answer's places at which a draft begins, if it is deep: neighbours teach much the same.
     """
 
-    depth: int = 5
+    depth: int = 4
     shallow_steps: int = 0
     depth_weight: float = 0.8
     greedy_share: float = 0.5
-    batch_starts: int = 256
+    batch_starts: int = 1024
     share: float = 0.5
 
 
