@@ -26,6 +26,7 @@ DOMAINS = (
     "summaries=t0/xsum,t0/cnn_dailymail,t0/samsum,t0/multi_news,t0/gigaword",
     "questions=self-instruct-*,t0/wiki_qa,t0/sciq,t0/kilt,t0/commonsense,t0/trec",
 )
+TOKENS = 20_000  # of traffic
 
 
 def main(
@@ -37,7 +38,10 @@ def main(
     domains: Annotated[
         list[str] | None, typer.Option(help="NAME=SOURCE,SOURCE… in the order of the traffic; * stands for anything.")
     ] = None,
-    tokens: Annotated[int, typer.Option(min=100, help="Tokens of traffic in each domain.")] = 20_000,
+    tokens: Annotated[
+        list[int] | None,
+        typer.Option(min=100, help="Tokens of traffic in each domain; given for some, the last holds for the others."),
+    ] = None,
     held_out: Annotated[int, typer.Option(min=1, help="Prompts of each domain that drafters are judged on.")] = 12,
     max_new_tokens: MaxNewTokens = 128,
     max_prompt_chars: Annotated[int, typer.Option(min=1, help="Longer prompts are left out.")] = 2000,
@@ -70,13 +74,13 @@ def main(
         plan = Plan(
             revision=started,
             domains=parts,
-            tokens=tokens,
+            tokens=tokens_of(tokens or [TOKENS], len(parts)),
             max_new_tokens=max_new_tokens,
             model=model,
             bridge=bridge,
             refit_arguments=words("--refit-args", refit_args),
         )
-        with progress_of(tokens * len(parts)) as (folder, tell):
+        with progress_of(sum(plan.tokens)) as (folder, tell):
             outcome = measure(plan, folder, tell)
     except BenchError as error:
         errors.print(f"adaptation: {error}", style="red", markup=False, highlight=False)
@@ -88,6 +92,11 @@ def main(
         raise typer.Exit(1)
     if not outcome.complete:
         raise typer.Exit(INTERRUPTED)
+
+
+def tokens_of(given: Sequence[int], count: int) -> list[int]:
+    """For each domain."""
+    return [given[min(index, len(given) - 1)] for index in range(count)]
 
 
 def make_report(plan: Plan, outcome: Outcome) -> dict[str, Any]:
@@ -104,7 +113,7 @@ def make_report(plan: Plan, outcome: Outcome) -> dict[str, Any]:
         "requests": outcome.requests,
         "complete": outcome.complete,
         "error": outcome.error,
-        "tokens_per_domain": plan.tokens,
+        "tokens_per_domain": list(plan.tokens),
         "bridge": plan.bridge,
         "machine": describe_machine(),
         "command": shlex.join(["adaptation", *sys.argv[1:]]),

@@ -50,11 +50,12 @@ class Domain:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be measured. The first domain is the one that the revision was made on; the others shift from it."""
+    """What is to be measured. The first domain is the one that the revision was made on; the others shift from it.
+    `tokens` of traffic are for each."""
 
     revision: Path
     domains: Sequence[Domain]
-    tokens: int
+    tokens: Sequence[int]
     max_new_tokens: int
     model: str
     bridge: str
@@ -130,9 +131,9 @@ class _Run:
             self.began = time.monotonic()
             watching = asyncio.create_task(self._watch(store))
             try:
-                for domain in plan.domains:
+                for domain, tokens in zip(plan.domains, plan.tokens, strict=True):
                     await self._probe(stub, domain, "start")
-                    await self._traffic(stub, domain)
+                    await self._traffic(stub, domain, tokens)
                     await self._probe(stub, domain, "end")
             finally:
                 watching.cancel()
@@ -190,10 +191,10 @@ class _Run:
             }
         self.outcome.probes.append(found)
 
-    async def _traffic(self, stub: verifier_pb2_grpc.VerifierStub, domain: Domain) -> None:
+    async def _traffic(self, stub: verifier_pb2_grpc.VerifierStub, domain: Domain, tokens: int) -> None:
         prompts = _forever(domain.traffic)
         names = itertools.cycle((ONLINE, FROZEN))
-        until = self.tokens + self.plan.tokens
+        until = self.tokens + tokens
 
         async def client() -> None:
             while self.tokens < until:

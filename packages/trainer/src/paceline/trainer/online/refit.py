@@ -28,6 +28,7 @@ from paceline.trainer.training.loop import LoopSettings, Loss, train
 
 SCORED_TOKENS = 4096  # in one pass
 EVERYTHING = "all"
+LEARNING_RATES = {"muon": 0.02, "adamw": 2e-3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +178,8 @@ class Refit:
         )
         loop = LoopSettings(
             num_steps=job.num_steps,
-            learning_rate=settings.learning_rate,
+            learning_rate=settings.learning_rate or LEARNING_RATES[settings.rule],
+            rule=settings.rule,
             warmup_steps=min(20, job.num_steps // 5),
             final_share=0.1,
             checkpoint_every=50,

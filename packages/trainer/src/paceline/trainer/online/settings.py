@@ -27,14 +27,16 @@ class RefitSettings(RemoteSettings):
     """Tokens of new lessons between two refits, for --schedule interval; the first refit for cost_aware."""
     window_tokens: int = Field(default=65_536, ge=1024, le=1 << 26)
     """Tokens of the newest lessons that are learned from, again and again."""
-    passes: float = Field(default=1.0, gt=0.0, le=100.0)
+    passes: float = Field(default=4.0, gt=0.0, le=100.0)
     """Times that a refit goes through the window."""
     objective: str = "hybrid"
     """What is minimised."""
     selection: str = "all"
     """Which positions are learned from; several, separated by commas, multiply."""
-    learning_rate: float = Field(default=5e-4, gt=0.0, le=1.0)
-    """The greatest of a refit."""
+    rule: str = "muon"
+    """How weights follow gradients: muon or adamw."""
+    learning_rate: float = Field(default=0.0, ge=0.0, le=1.0)
+    """The greatest of a refit; 0: 0.02 with muon, 2e-3 with adamw."""
     batch_tokens: int = Field(default=2048, ge=64, le=1 << 20)
     """Tokens of a step."""
     lora_rank: int = Field(default=0, ge=0, le=1024)
@@ -62,10 +64,17 @@ class RefitSettings(RemoteSettings):
     def _known_schedule(cls, value: str) -> str:
         return one_of(value, SCHEDULES)
 
+    @field_validator("rule")
+    @classmethod
+    def _known_rule(cls, value: str) -> str:
+        from paceline.trainer.training.rules import RULES  # torch comes with it
+
+        return one_of(value, RULES)
+
     @field_validator("objective")
     @classmethod
     def _known_objective(cls, value: str) -> str:
-        from paceline.trainer.learning.objectives import OBJECTIVES  # torch comes with it
+        from paceline.trainer.learning.objectives import OBJECTIVES
 
         return one_of(value, OBJECTIVES)
 
