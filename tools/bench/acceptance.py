@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import shlex
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +12,7 @@ from acceptance_plot import draw
 from acceptance_report import notes, tables
 from acceptance_run import Outcome, Plan, measure_mixes
 from bridges import measure_bridges
-from mixes import DrafterProcess, Mix, MixError, parse_mixes
+from given_mixes import given_mixes
 from options import (
     CHANGED,
     INTERRUPTED,
@@ -37,12 +33,9 @@ from questions import QuestionsError, read_questions, spread
 from rounds import BenchError
 from showing import errors, progress_of, publish
 
-from paceline.drafter.settings import DrafterSettings
 from paceline.drafter.vocabulary import BRIDGES
-from paceline.wire.settings import load_settings
 
 DRAFTING = ("always", "auto")
-FOLDERS = ("model", "revision", "datastore")  # options of drafters that may name a folder of the user's
 
 
 def main(
@@ -92,7 +85,7 @@ def main(
         known = read_questions(in_users_folder(questions))
         plan = Plan(
             questions=spread(known, limit),
-            mixes=_mixes(drafters),
+            mixes=given_mixes(drafters),
             model=model,
             dtype=dtype,
             max_new_tokens=max_new_tokens,
@@ -158,33 +151,6 @@ def _add_bridges(report: dict[str, Any], outcome: Outcome, draft_tokenizer: str)
     report["bridges"], refusals = measure_bridges(outcome.texts, draft_tokenizer, BRIDGES)
     report["bridge_texts"] = {kind: sum(map(len, answers)) for kind, answers in outcome.texts.answers.items()}
     report["warnings"] += refusals
-
-
-def _mixes(texts: Sequence[str]) -> list[Mix]:
-    """As parsed, with folders where the user means them; a drafter's options are checked as the drafter does."""
-    try:
-        mixes = [replace(mix, drafters=tuple(map(_located, mix.drafters))) for mix in parse_mixes(texts)]
-    except MixError as error:
-        raise BenchError(f"--drafters {error}") from None
-    for mix in mixes:
-        for drafter in mix.drafters:
-            said = io.StringIO()
-            try:
-                with contextlib.redirect_stderr(said):
-                    load_settings(DrafterSettings, drafter.arguments, drafter.name)
-            except SystemExit:
-                raise BenchError(f"--drafters {mix.name!r}: {said.getvalue().strip()}") from None
-    return mixes
-
-
-def _located(drafter: DrafterProcess) -> DrafterProcess:
-    options = [
-        (key, str(found.absolute()))
-        if key in FOLDERS and value and (found := in_users_folder(Path(value))).exists()
-        else (key, value)
-        for key, value in drafter.options
-    ]
-    return replace(drafter, options=tuple(options))
 
 
 def _tokenizer(path: Path) -> str:

@@ -13,6 +13,7 @@ from deployment import Deployment, asker, deploy
 from figures import LOOKUP, OFF, ON, PLAIN
 from interference import Interference, interfere
 from machine import describe_machine, versions
+from mixes import DrafterProcess
 from questions import Question
 from rounds import Asker, BenchError, Rounds
 from stack import Stack
@@ -42,7 +43,7 @@ class Plan:
     repeat: int
     concurrency: Sequence[int]
     long_prompt: int  # tokens; 0 measures no interference
-    drafters: Sequence[str]
+    drafters: Sequence[DrafterProcess]
     memory: bool
     verifier_arguments: Sequence[str]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import grpc
 from measure import Stub, ask, request_for
+from mixes import DrafterProcess
 from rounds import Asker, BenchError, Messages, Reply
 from stack import Service, Stack, StackError
 
@@ -37,7 +38,7 @@ def deploy(
     model: str,
     dtype: str,
     verifier_arguments: Sequence[str],
-    drafters: Sequence[str],
+    drafters: Sequence[DrafterProcess],
 ) -> Deployment:
     """Starts everything and waits until each drafter is connected. No trainer: answers come without it.
 
@@ -51,10 +52,10 @@ def deploy(
         router = stack.services["router"].address
         announce = ("--router", router)
         stack.start("verifier", "verifier", "--model", model, "--dtype", dtype, *announce, *verifier_arguments)
-        for name in drafters:
-            stack.start(name, "drafter", "--name", name, "--strategies", name, *announce)
+        for drafter in drafters:
+            stack.start(drafter.name, "drafter", *drafter.arguments, *announce)
         stack.wait(timeout_s=600.0)
-        stack.wait_connected(router, list(drafters))
+        stack.wait_connected(router, [drafter.name for drafter in drafters])
     except StackError as error:
         raise BenchError(last_words(stack.services.values()) or str(error)) from error
     return _describe(stack, router)

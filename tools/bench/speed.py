@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from comparison import Outcome, Plan, compare
 from figures import all_identical, figures
+from given_mixes import given_mix
 from options import (
     CHANGED,
     INTERRUPTED,
@@ -29,8 +30,6 @@ from questions import QuestionsError, read_questions, spread
 from report import notes, tables
 from rounds import BenchError
 from showing import errors, progress_of, publish
-
-from paceline.drafter.strategies import STRATEGIES
 
 MAX_CONCURRENCY = 256  # a verifier's --max-sessions
 DTYPES = ("float32", "bfloat16", "float16")
@@ -55,8 +54,12 @@ def main(
     dtype: Dtype = "bfloat16",
     transformers_dtype: Annotated[str, typer.Option(help=f"For transformers: {', '.join(DTYPES)}.")] = "bfloat16",
     drafters: Annotated[
-        str, typer.Option(help=f"Of {', '.join(STRATEGIES)}: a process for each, separated by commas.")
-    ] = "suffix,recycling",
+        str,
+        typer.Option(
+            help="Processes joined by '&', strategies of one process by '+', options in brackets: "
+            "'suffix + recycling + feature_head(revision=DIR)'."
+        ),
+    ] = "suffix & recycling",
     memory: Annotated[
         bool,
         typer.Option(help="Whether drafters may use earlier questions of the same repeat; never the same question."),
@@ -90,7 +93,7 @@ def main(
             repeat=repeat,
             concurrency=_concurrency(concurrency),
             long_prompt=long_prompt,
-            drafters=_drafters(drafters),
+            drafters=given_mix(drafters).drafters,
             memory=memory,
             verifier_arguments=words("--verifier-args", verifier_args),
         )
@@ -133,7 +136,7 @@ def make_report(plan: Plan, outcome: Outcome) -> dict[str, Any]:
         "max_new_tokens": plan.max_new_tokens,
         "repeat": plan.repeat,
         "model": plan.model,
-        "drafters": list(plan.drafters),
+        "drafters": [drafter.arguments for drafter in plan.drafters],
         "memory": plan.memory,
         "verifier_args": list(plan.verifier_arguments),
         "transformers": None,  # unless it was measured
@@ -148,15 +151,6 @@ def _concurrency(value: str) -> list[int]:
             f"--concurrency is {value!r}; it must be numbers from 1 to {MAX_CONCURRENCY}, separated by commas"
         )
     return sorted({int(part) for part in parts})
-
-
-def _drafters(value: str) -> list[str]:
-    names = [part.strip() for part in value.split(",") if part.strip()]
-    if not names or len(set(names)) < len(names) or not set(names) <= set(STRATEGIES):
-        raise BenchError(
-            f"--drafters is {value!r}; name some of {', '.join(STRATEGIES)}, each once, separated by commas"
-        )
-    return names
 
 
 if __name__ == "__main__":

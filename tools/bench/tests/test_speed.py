@@ -110,7 +110,7 @@ def test_without_transformers_its_columns_are_absent(model: Path, questions: Pat
     [
         (("--questions", "nowhere.jsonl"), "nowhere.jsonl: can't be read"),
         (("--questions", "bad.jsonl"), "line 1: unknown category"),
-        (("--questions", "questions.jsonl", "--drafters", "oracle"), "name some of suffix, recycling"),
+        (("--questions", "questions.jsonl", "--drafters", "oracle"), "must name some of suffix, recycling"),
         (("--questions", "questions.jsonl", "--concurrency", "0"), "--concurrency is '0'"),
         (("--questions", "questions.jsonl", "--transformers-dtype", "int3"), "must be one of float32"),
         (("--questions", "questions.jsonl", "--verifier-args", "'"), "--verifier-args"),
