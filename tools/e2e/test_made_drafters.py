@@ -47,7 +47,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         layers=2,
         epochs=80,
         pretrain_epochs=40,
-        learning_rate=4e-3,
+        learning_rate=0.02,
         batch_tokens=512,
         held_out=0.1,
         threads=1,

@@ -33,7 +33,7 @@ log = structlog.get_logger()
 WINDOW = 1024  # tokens of a text's end that are learnt together
 HEAD_DIM = 64
 TOP_K = 16
-PRETRAIN_RATE, DISTIL_RATE = 1.5e-3, 8e-4
+RULE, PRETRAIN_RATE, DISTIL_RATE = "muon", 0.02, 0.01
 SMALLEST_RUN = 20  # steps
 CHECKPOINT_EVERY = 100  # steps
 WATCHED = 20  # held-out answers that the log has figures of
@@ -116,6 +116,7 @@ def fit(job: Job, decoder: Decoder, texts: Texts, objective: str) -> Judgement:
         settings = LoopSettings(
             num_steps=num_steps,
             learning_rate=rates[name],
+            rule=RULE,
             warmup_steps=max(1, min(100, num_steps // 10)),
             checkpoint_every=CHECKPOINT_EVERY,
         )
