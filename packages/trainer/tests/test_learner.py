@@ -183,6 +183,19 @@ async def test_what_is_no_better_is_not_published(tmp_path: Path) -> None:
         assert learner.counters.published == 0
 
 
+async def test_no_refit_begins_before_one_can_be_judged(tmp_path: Path) -> None:
+    async with bench(tmp_path) as made:
+        held_out = [lesson for lesson in lessons_of(TARGET, sums(80), 0) if lesson.is_held_out]
+        learner = made.learner(gate=Gate(least_lessons=len(held_out) + 1, least_tokens=16))
+        async with running(learner):
+            await made.teach(sums(80))
+            await until(lambda: len(learner._window) == 80)
+            await asyncio.sleep(0.2)  # ten looks
+            assert learner.counters.refits == 0
+            await made.teach(sums(80, seed=1), seed=1)
+            await until(lambda: learner.counters.refits == 1)
+
+
 async def test_a_loss_that_diverges_is_given_up_and_the_store_stays_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,6 +67,10 @@ class Gate:
     least_gain: float = 0.002
     sigmas: float = 1.0
 
+    def can_judge(self, num_lessons: int, num_tokens: int) -> bool:
+        """Whether so much is held out that a refit may pass."""
+        return num_lessons >= self.least_lessons and num_tokens >= self.least_tokens
+
     def judge(self, before: Scores, after: Scores) -> Verdict:
         """Compares two drafters on the same lessons."""
         if not np.array_equal(before.tokens, after.tokens):
@@ -75,7 +79,7 @@ class Gate:
         gain = after.acceptance - before.acceptance
         error = _error(after.right - before.right, before.tokens)
         found = f"acceptance {before.acceptance:.4f} before, {after.acceptance:.4f} after, standard error {error:.4f}"
-        if num_lessons < self.least_lessons or num_tokens < self.least_tokens:
+        if not self.can_judge(num_lessons, num_tokens):
             asked = f"{self.least_lessons} lessons of {self.least_tokens} tokens"
             why = f"held out are {num_lessons} lessons of {num_tokens} tokens; at least {asked} are needed"
             return Verdict(False, before.acceptance, after.acceptance, error, why)

@@ -114,7 +114,7 @@ class Learner:
         if unfinished is not None and unfinished[0].parent == student.revision_id:
             log.info("going on with a refit", number=unfinished[0].number)
             await self._refit(student, *unfinished)
-        elif self._parts.schedule.due(self._situation()):
+        elif self._parts.schedule.due(self._situation()) and self._can_be_judged():
             job, samples = await asyncio.to_thread(self._new_job, student)
             if job.num_learned:
                 await asyncio.to_thread(self._jobs.begin, job, samples)
@@ -139,6 +139,10 @@ class Learner:
         self._window.add(await self._parts.store.lessons_since(self._window.newest_id, self._window.max_tokens))
         if self._window.new_tokens != before:
             log.debug("lessons", new_tokens=self._window.new_tokens, refused=dict(self._window.refused))
+
+    def _can_be_judged(self) -> bool:
+        held_out = self._window.lessons(held_out=True)
+        return self._parts.gate.can_judge(len(held_out), sum(len(lesson.tokens) for lesson in held_out))
 
     def _situation(self) -> Situation:
         window, counters, now_s = self._window, self.counters, self._parts.clock()
