@@ -8,12 +8,14 @@ import os
 import platform
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
 from typing import Annotated, Any
 
 import typer
+from drafters import Drafter, drafters_for
 from measure import Answer, ask, request_for
 from prompts import PROMPTS
 from rich.console import Console
@@ -25,7 +27,6 @@ from paceline.v1 import router_pb2_grpc
 from paceline.wire.channel import connect
 from paceline.wire.settings import ClientSettings
 
-DRAFTERS = ("suffix", "recycling")
 PROMPT_WIDTH = 22  # leaves room for the figures in a terminal of 80 columns
 console = Console()
 
@@ -57,13 +58,14 @@ class Row:
                 "off": round(self.plain.tokens_per_second, 2),
                 "on": round(self.drafted.tokens_per_second, 2),
             },
-            "drafters": _credits([self]),
+            "drafters": credits_of([self]),
             "text": self.drafted.text,
         }
 
 
-def _credits(rows: list[Row]) -> dict[str, dict[str, int]]:
-    total: dict[str, dict[str, int]] = {name: {"proposed": 0, "accepted": 0} for name in DRAFTERS}
+def credits_of(rows: list[Row], names: Sequence[str] = ()) -> dict[str, dict[str, int]]:
+    """Of each drafter, those named even if they drafted nothing."""
+    total: dict[str, dict[str, int]] = {name: {"proposed": 0, "accepted": 0} for name in names}
     for row in rows:
         for name, (proposed, accepted) in row.drafted.drafters.items():
             entry = total.setdefault(name, {"proposed": 0, "accepted": 0})
@@ -72,7 +74,7 @@ def _credits(rows: list[Row]) -> dict[str, dict[str, int]]:
     return total
 
 
-def summary(rows: list[Row], model: str, temperature: float) -> dict[str, Any]:
+def summary(rows: list[Row], model: str, temperature: float, drafters: Sequence[Drafter]) -> dict[str, Any]:
     """What --json writes."""
     plain_s = sum(row.plain.seconds for row in rows)
     drafted_s = sum(row.drafted.seconds for row in rows)
@@ -90,7 +92,7 @@ def summary(rows: list[Row], model: str, temperature: float) -> dict[str, Any]:
             "off": round(sum(len(row.plain.ids) for row in rows) / plain_s, 2),
             "on": round(tokens / drafted_s, 2),
         },
-        "drafters": _credits(rows),
+        "drafters": credits_of(rows, [drafter.name for drafter in drafters]),
         "prompts": [row.to_json() for row in rows],
     }
 
@@ -104,7 +106,7 @@ def _processor() -> str:
     return names[0] if names else platform.processor()
 
 
-def start_services(stack: Stack, model: str, progress: Progress) -> str:
+def start_services(stack: Stack, model: str, drafters: Sequence[Drafter], progress: Progress) -> str:
     """Starts router, trainer, drafters and verifier; returns the router's address when all are connected."""
     task = progress.add_task("starting the router", total=None)
     state = f"sqlite:///{stack.folder / 'router.db'}"
@@ -115,12 +117,12 @@ def start_services(stack: Stack, model: str, progress: Progress) -> str:
     announce = ("--router", router)
     stack.start("verifier", "verifier", "--model", model, *announce)
     stack.start("trainer", "trainer", "--data", str(stack.folder / "trainer"), *announce)
-    for name in DRAFTERS:
-        stack.start(name, "drafter", "--name", name, "--strategies", name, *announce)
+    for drafter in drafters:
+        stack.start(drafter.name, "drafter", "--name", drafter.name, *drafter.arguments, *announce)
     progress.update(task, description=f"loading {model} (about 20 seconds for the default model)")
     stack.wait(tick=progress.refresh)
     progress.update(task, description="connecting the drafters")
-    stack.wait_connected(router, list(DRAFTERS))
+    stack.wait_connected(router, [drafter.name for drafter in drafters])
     progress.remove_task(task)
     return router
 
@@ -202,13 +204,14 @@ def main(
         columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
         try:
             with Progress(*columns, console=console, transient=True) as progress:
-                router = start_services(stack, model, progress)
+                drafters = drafters_for(model)
+                router = start_services(stack, model, drafters, progress)
             console.print(f"ready after {time.perf_counter() - started:.0f} s: {len(stack.services)} processes")
             rows = asyncio.run(run_prompts(router, PROMPTS[:prompts], max_tokens, temperature))
         except StackError as error:
             console.print(f"demo: {error}", style="red", markup=False)
             raise typer.Exit(1) from None
-    report = summary(rows, model, temperature)
+    report = summary(rows, model, temperature, drafters)
     print_tables(report)
     if target is not None:
         target.write_text(json.dumps(report, indent=2) + "\n")

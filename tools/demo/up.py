@@ -1,4 +1,4 @@
-"""Serves until Ctrl-C: router, verifier, two drafters and a trainer on this machine."""
+"""Serves until Ctrl-C: router, verifier, drafters and a trainer on this machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from demo import DRAFTERS, console
+from demo import console
+from drafters import drafters_for
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from stack import Stack, StackError
 
@@ -61,10 +62,11 @@ def start(stack: Stack, model: str, policy: str, addresses: list[str]) -> None:
         stack.start("verifier", "verifier", "--listen", verifier, "--model", model, *announce)
         trainer_data = str(stack.folder / "trainer")
         stack.start("trainer", "trainer", "--listen", trainer, "--data", trainer_data, *announce)
-        for name in DRAFTERS:
-            stack.start(name, "drafter", "--name", name, "--strategies", name, *announce)
+        drafters = drafters_for(model)
+        for drafter in drafters:
+            stack.start(drafter.name, "drafter", "--name", drafter.name, *drafter.arguments, *announce)
         stack.wait(timeout_s=600.0)
-        stack.wait_connected(stack.services["router"].address, list(DRAFTERS))
+        stack.wait_connected(stack.services["router"].address, [drafter.name for drafter in drafters])
 
 
 def watch(stack: Stack) -> None:

@@ -43,9 +43,12 @@ class Idle:
 
     def __init__(self) -> None:
         self.active = 0
+        self.weights_hash = ""
 
     async def GetModel(self, request: object, timeout: float) -> verifier_pb2.GetModelResponse:
-        return verifier_pb2.GetModelResponse(active_sessions=self.active, max_sessions=4)
+        return verifier_pb2.GetModelResponse(
+            active_sessions=self.active, max_sessions=4, weights_hash=self.weights_hash
+        )
 
 
 class Whenever:
@@ -88,8 +91,8 @@ class Bench:
         )
         return Learner(settings, parts, Window(IDENTITY, 1 << 20))
 
-    async def teach(self, texts: Sequence[str], seed: int = 0) -> None:
-        lessons = [message_of(lesson) for lesson in lessons_of(TARGET, texts, seed)]
+    async def teach(self, texts: Sequence[str], seed: int = 0, weights_hash: str = "") -> None:
+        lessons = [message_of(lesson, weights_hash) for lesson in lessons_of(TARGET, texts, seed)]
         await self.stub.Submit(trainer_pb2.SubmitRequest(lessons=lessons))
 
     async def revisions(self) -> list[trainer_pb2.Revision]:
@@ -97,8 +100,9 @@ class Bench:
         return list(found.revisions)
 
 
-def message_of(lesson: Lesson) -> trainer_pb2.Lesson:
+def message_of(lesson: Lesson, weights_hash: str = "") -> trainer_pb2.Lesson:
     return trainer_pb2.Lesson(
+        weights_hash=weights_hash,
         lesson_id=lesson.lesson_id,
         model=IDENTITY.model,
         tokenizer_hash=IDENTITY.tokenizer_hash,
@@ -194,6 +198,20 @@ async def test_no_refit_begins_before_one_can_be_judged(tmp_path: Path) -> None:
             assert learner.counters.refits == 0
             await made.teach(sums(80, seed=1), seed=1)
             await until(lambda: learner.counters.refits == 1)
+
+
+async def test_a_target_with_other_weights_is_learned_from_anew(tmp_path: Path) -> None:
+    async with bench(tmp_path) as made:
+        made.verifier.weights_hash = "old"
+        learner = made.learner(tokens=1 << 20)
+        async with running(learner):
+            await made.teach(sums(40), weights_hash="old")
+            await until(lambda: len(learner._window) == 40)
+            made.verifier.weights_hash = "new"
+            await until(lambda: len(learner._window) == 0)
+            await made.teach(sums(10, seed=1), seed=1, weights_hash="new")
+            await made.teach(sums(10, seed=2), seed=2, weights_hash="old")
+            await until(lambda: len(learner._window) == 10 and learner._window.refused["UNKNOWN_MODEL"] >= 50)
 
 
 async def test_a_loss_that_diverges_is_given_up_and_the_store_stays_as_it_was(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -51,6 +52,25 @@ def test_what_must_not_be_learned_from_is_refused(changes: dict[str, object], re
     with pytest.raises(PacelineError) as refused:
         read_lesson(of_target(**changes), TARGET)
     assert refused.value.reason == reason
+
+
+def test_lessons_of_other_weights_are_refused_where_both_are_known() -> None:
+    known = replace(TARGET, weights_hash="w")
+    with pytest.raises(PacelineError, match="weights_hash is x; it must be w") as refused:
+        read_lesson(of_target(weights_hash="x"), known)
+    assert refused.value.reason == Reason.UNKNOWN_MODEL
+    for told, target in (("w", known), ("", known), ("x", TARGET)):
+        assert len(read_lesson(of_target(weights_hash=told), target).tokens) == 2
+
+
+def test_a_target_with_other_weights_begins_anew() -> None:
+    window = Window(replace(TARGET, weights_hash="w"), 1000)
+    window.add([of_target(1, weights_hash="w"), of_target(2, weights_hash="w")])
+    window.follow("x")
+    assert (len(window), window.num_tokens, window.new_tokens, window.newest_id) == (0, 0, 0, b"")
+    window.add([of_target(3, weights_hash="w"), of_target(4, weights_hash="x")])
+    assert window.newest_id == of_target(4).lesson_id
+    assert len(window) == 1
 
 
 def test_refused_lessons_are_counted_and_the_others_are_kept() -> None:

@@ -24,7 +24,7 @@ class NoText:
 
 
 def make_lessons(*distrusted: str) -> Lessons:
-    return Lessons("tiny", "hash", 2, ClientSettings(), lambda: "127.0.0.1:1", distrusted.__contains__)
+    return Lessons("tiny", "hash", 2, ClientSettings(), lambda: "127.0.0.1:1", distrusted.__contains__, "weights")
 
 
 def make_session(max_tokens: int = 10_000, **fields: Any) -> Session:
@@ -53,6 +53,7 @@ async def test_each_token_has_the_row_it_was_picked_from():
     step(lessons, session, (20,))
     step(lessons, session, (21, 22, 23), accepted=(0, 3))
     (lesson,) = submitted(lessons)
+    assert (lesson.model, lesson.tokenizer_hash, lesson.weights_hash) == ("tiny", "hash", "weights")
     assert list(lesson.context) == list(PROMPT)
     assert list(lesson.tokens) == [20, 21, 22, 23]
     assert list(lesson.accepted) == [False, True, True, False]

@@ -9,6 +9,7 @@ import torch
 from tiny_models import CONTEXT, EOS, make_tokenizer, save_target
 from transformers import AutoModelForCausalLM, AutoTokenizer, Llama4TextConfig, PreTrainedModel
 
+from paceline.verifier.model.fingerprint import fingerprint
 from paceline.verifier.model.load import find_target, load_target
 from paceline.verifier.model.target import Target, Wanted, resolve_device, resolve_dtype
 from paceline.verifier.model.tokenizer import TargetTokenizer
@@ -30,6 +31,7 @@ def test_a_folder_is_loaded_for_inference_on_the_cpu(folder):
     assert (target.context_length, target.eos_token_ids) == (CONTEXT, {EOS})
     assert target.num_parameters == AutoModelForCausalLM.from_pretrained(folder).num_parameters()
     assert not model.training
+    assert target.weights_hash == fingerprint(model)
     assert load(str(folder), "cpu", "auto", 100)[0].dtype == "bfloat16"
 
 

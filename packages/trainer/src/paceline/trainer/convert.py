@@ -67,7 +67,7 @@ def _to_record(lesson: trainer_pb2.Lesson) -> Record:
 def _check(where: str, lesson: trainer_pb2.Lesson) -> None:
     if len(lesson.lesson_id) != ID_BYTES:
         raise _malformed(f"{where}.lesson_id", f"{len(lesson.lesson_id)} bytes", f"{ID_BYTES} bytes")
-    for name in ("model", "tokenizer_hash", "tenant"):
+    for name in ("model", "tokenizer_hash", "weights_hash", "tenant"):
         _check_name(f"{where}.{name}", getattr(lesson, name))
     if len(lesson.drafter_ids) > MAX_DRAFTERS:
         raise out_of_range(f"{where}.drafter_ids", f"{len(lesson.drafter_ids)} entries long", f"at most {MAX_DRAFTERS}")

@@ -80,7 +80,13 @@ class Verifier:
         target, runner = opened.target, opened.runner
         name = settings.model_name or settings.model.removeprefix("package:").rstrip("/").rpartition("/")[2]
         lessons = Lessons(
-            name, target.tokenizer.content_hash, LESSON_TOP_K, settings, self._trainer, state.hub.distrusted
+            name,
+            target.tokenizer.content_hash,
+            LESSON_TOP_K,
+            settings,
+            self._trainer,
+            state.hub.distrusted,
+            target.weights_hash,
         )
         engine_limits = EngineLimits(
             settings.max_sessions, settings.max_queue, settings.max_nodes, settings.max_step_nodes

@@ -49,6 +49,7 @@ class Lessons:
         find_trainer: host:port of the trainer now, "" for none; asked anew each time.
         distrusted: whether a drafter, by its id, is in quarantine now. A stretch that it had a part in is no lesson:
             what was accepted there says nothing about drafters that behave.
+        weights_hash: of the target, too.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Lessons:
         settings: ClientSettings,
         find_trainer: Callable[[], str],
         distrusted: Callable[[str], bool] = lambda _drafter_id: False,
+        weights_hash: str = "",
     ) -> None:
         self.top_k = top_k
         self.num_submitted = 0
@@ -66,6 +68,7 @@ class Lessons:
         self.num_distrusted = 0
         self._model = model
         self._tokenizer_hash = tokenizer_hash
+        self._weights_hash = weights_hash
         self._settings = settings
         self._find_trainer = find_trainer
         self._distrusted = distrusted
@@ -115,6 +118,7 @@ class Lessons:
             lesson_id=secrets.token_bytes(16),
             model=self._model,
             tokenizer_hash=self._tokenizer_hash,
+            weights_hash=self._weights_hash,
             tenant=session.request.tenant,
             context=session.tokens[max(0, stretch.start - MAX_CONTEXT) : stretch.start],
             tokens=session.tokens[stretch.start : stretch.start + len(stretch.accepted)],

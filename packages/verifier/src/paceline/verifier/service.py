@@ -273,6 +273,7 @@ class VerifierService(verifier_pb2_grpc.VerifierServicer):
             queued_sessions=engine.num_queued,
             forward_rows=engine.times.cost.rows,
             forward_ms=[seconds * 1e3 for seconds in engine.times.cost.knots],
+            weights_hash=target.weights_hash,
             drafters=[
                 verifier_pb2.ConnectedDrafter(
                     drafter_id=link.info.drafter_id,

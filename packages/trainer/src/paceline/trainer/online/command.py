@@ -97,7 +97,7 @@ async def _target(
         try:
             model = await verifier.GetModel(verifier_pb2.GetModelRequest(), timeout=CALL_S)
             files = await fetch_tokenizer(verifier, model.tokenizer_hash)
-            identity = TargetIdentity(model.model, model.tokenizer_hash, model.vocab_size)
+            identity = TargetIdentity(model.model, model.tokenizer_hash, model.vocab_size, model.weights_hash)
             return identity, await asyncio.to_thread(TokenizerVocabulary, tokenizer_json(files))
         except (grpc.aio.AioRpcError, PacelineError) as error:
             refusal = from_rpc_error(error) if isinstance(error, grpc.aio.AioRpcError) else error

@@ -78,7 +78,7 @@ class Learner:
         self._stopping = asyncio.Event()
         self._student: Student | None = None
         self._refitted_s = parts.clock()
-        self._counted_from = (parts.clock(), 0)
+        self._weights_hash = window.target.weights_hash  # that the verifier told last
 
     def stop(self) -> None:
         """Ends `run` after the step that is being computed. A refit goes on from there at the next start."""
@@ -109,6 +109,7 @@ class Learner:
         student = await self._current()
         if student is None:
             return
+        await self._follow_target()
         await self._take_lessons()
         unfinished = await asyncio.to_thread(self._jobs.unfinished)
         if unfinished is not None and unfinished[0].parent == student.revision_id:
@@ -133,6 +134,16 @@ class Learner:
             folder = await self._parts.store.fetch(newest)
             self._student = await asyncio.to_thread(self._parts.open_student, folder)
         return self._student
+
+    async def _follow_target(self) -> None:
+        """Lessons and an unfinished refit are worth nothing once the target has other weights."""
+        if self._weights_hash != self._window.target.weights_hash:
+            log.warning(
+                "the target's weights changed; what was learned from the old ones is forgotten",
+                weights_hash=self._weights_hash[:16],
+            )
+            self._window.follow(self._weights_hash)
+            await asyncio.to_thread(self._jobs.clear)
 
     async def _take_lessons(self) -> None:
         before = self._window.new_tokens
@@ -185,7 +196,9 @@ class Learner:
         else:
             verdict = self._parts.gate.judge(refitted.before, refitted.after)
             log.info("refit judged", number=job.number, passes=verdict.passes, why=verdict.why)
-            if verdict.passes:
+            if self._weights_hash != self._window.target.weights_hash:
+                log.warning("refit given up", number=job.number, why="the target's weights changed meanwhile")
+            elif verdict.passes:
                 await self._publish(student, job, refitted, verdict)
             self.counters = self.counters.judged(verdict, refitted.seconds, job.learned_tokens)
         await asyncio.to_thread(self._end_job)
@@ -224,6 +237,7 @@ class Learner:
             try:
                 model = await self._parts.verifier.GetModel(verifier_pb2.GetModelRequest(), timeout=CALL_S)
                 busy = busyness(model) > self._settings.pause_above
+                self._weights_hash = model.weights_hash or self._weights_hash
             except grpc.aio.AioRpcError:
                 busy = False
             if busy != self.yielding.paused and not self._stopping.is_set():

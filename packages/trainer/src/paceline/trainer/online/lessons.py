@@ -16,11 +16,12 @@ MAX_TOTAL = 1.0 + 1e-3  # of probabilities that were written as float32 logarith
 
 @dataclass(frozen=True, slots=True)
 class TargetIdentity:
-    """Whose lessons may be learned from. vocab_size: ids are below it."""
+    """Whose lessons may be learned from. vocab_size: ids are below it; weights_hash: "" takes any weights."""
 
     model: str
     tokenizer_hash: str
     vocab_size: int
+    weights_hash: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +54,15 @@ class Lesson:
 def read_lesson(message: trainer_pb2.Lesson, target: TargetIdentity) -> Lesson:
     """Raises PacelineError for a lesson that must not be learned from; the message names field, value and limit.
 
-    Reasons: UNKNOWN_MODEL, VOCABULARY_MISMATCH (another target or tokenizer), TOKEN_OUT_OF_VOCABULARY, MALFORMED (what
-    isn't finite or no probability).
+    Reasons: UNKNOWN_MODEL (its weights, too, if both are known), VOCABULARY_MISMATCH, TOKEN_OUT_OF_VOCABULARY,
+    MALFORMED (what isn't finite or no probability).
     """
     if message.model != target.model:
         raise _refused(Reason.UNKNOWN_MODEL, "model", message.model[:80], repr(target.model))
     if message.tokenizer_hash != target.tokenizer_hash:
         raise _refused(Reason.VOCABULARY_MISMATCH, "tokenizer_hash", message.tokenizer_hash[:16], target.tokenizer_hash)
+    if message.weights_hash and target.weights_hash and message.weights_hash != target.weights_hash:
+        raise _refused(Reason.UNKNOWN_MODEL, "weights_hash", message.weights_hash[:16], target.weights_hash)
     count, k = len(message.tokens), message.top_k
     for name, ids in (("context", message.context), ("tokens", message.tokens), ("top_k_ids", message.top_k_ids)):
         if ids and max(ids) >= target.vocab_size:

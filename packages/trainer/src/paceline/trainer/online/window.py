@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from paceline.trainer.online.lessons import Lesson, TargetIdentity, read_lesson
 from paceline.trainer.online.schedule.drift import DriftTest
@@ -78,6 +78,13 @@ class Window:
     def lessons(self, held_out: bool) -> list[Lesson]:
         """The oldest first."""
         return [lesson for lesson in self._lessons if lesson.is_held_out == held_out]
+
+    def follow(self, weights_hash: str) -> None:
+        """The target has other weights now: what the old ones said is forgotten."""
+        self.target = replace(self.target, weights_hash=weights_hash)
+        self._lessons.clear()
+        self._num_tokens = 0
+        self.refitted()
 
     def refitted(self) -> None:
         """What comes from now on is new."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
+from paceline.verifier.model.fingerprint import fingerprint
 from paceline.verifier.model.sharding import sharding
 from paceline.verifier.model.target import Target, Wanted, locate, resolve_device, resolve_dtype
 from paceline.verifier.model.tokenizer import TargetTokenizer
@@ -93,6 +94,7 @@ def load_target(wanted: Wanted, found: Found) -> tuple[Target, PreTrainedModel]:
         architecture=type(model).__name__,
         dtype=str(model.dtype).removeprefix("torch."),
         device=str(model.device),
+        weights_hash=fingerprint(model),
     )
     return target, model
 

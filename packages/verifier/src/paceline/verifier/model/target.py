@@ -41,7 +41,7 @@ class Unsuited(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is to know of the target model."""
+    """What is to know of the target model; weights_hash is its `fingerprint`, "" if nobody asked."""
 
     name: str
     tokenizer: TargetTokenizer
@@ -51,6 +51,7 @@ class Target:
     architecture: str
     dtype: str
     device: str
+    weights_hash: str = ""
 
 
 def locate(name: str) -> tuple[str, dict[str, Any]]:
