@@ -1,0 +1,44 @@
+"""The drafters that come along: whole, small, made by a command that is told, and fit for the target they name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from drafters import HEADS, QUICK, drafters_for
+
+from paceline.drafter.models.feature_head import load_feature_head
+from paceline.drafter.models.onnx_lm import load_onnx
+from paceline.wire.model_card import FeatureHeadCard
+from paceline.wire.revision_folder import open_revision
+
+BUNDLES = Path(os.environ["RUNFILES_DIR"]) / "paceline" / "packages" / "drafter" / "bundles"
+REVISIONS = sorted(manifest.parent for manifest in BUNDLES.glob("*/*/manifest.json"))
+MAX_BYTES = 16 << 20  # of all that are made for one target
+
+
+def test_there_are_some_and_they_are_small() -> None:
+    assert REVISIONS
+    for target in {revision.parent for revision in REVISIONS}:
+        assert sum(path.stat().st_size for path in target.rglob("*") if path.is_file()) <= MAX_BYTES
+
+
+@pytest.mark.parametrize("folder", REVISIONS, ids=lambda folder: f"{folder.parent.name}/{folder.name}")
+def test_each_is_whole_tells_how_it_was_made_and_loads(folder: Path) -> None:
+    revision = open_revision(folder)
+    assert revision.manifest.command.startswith("paceline-trainer bootstrap ")
+    assert len(revision.manifest.tokenizer_hash) == len(revision.manifest.data) == 64
+    assert 0.0 < revision.manifest.metrics["acceptance"] < 1.0
+    load = load_feature_head if isinstance(revision.card, FeatureHeadCard) else load_onnx
+    loaded = load(folder, threads=1)
+    assert loaded.model.vocab_size == revision.card.vocab_size
+
+
+def test_the_demo_finds_the_head_of_its_target_and_takes_none_for_others() -> None:
+    assert drafters_for("somebody/else") == QUICK
+    for model in HEADS:
+        *quick, head = drafters_for(model)
+        assert tuple(quick) == QUICK
+        folder = Path(head.arguments[head.arguments.index("--revision") + 1])
+        assert isinstance(open_revision(folder).card, FeatureHeadCard)
