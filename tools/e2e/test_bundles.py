@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from drafters import HEADS, QUICK, drafters_for
+from stack import StackError
 
 from paceline.drafter.models.feature_head import load_feature_head
 from paceline.drafter.models.onnx_lm import load_onnx
@@ -35,10 +36,12 @@ def test_each_is_whole_tells_how_it_was_made_and_loads(folder: Path) -> None:
     assert loaded.model.vocab_size == revision.card.vocab_size
 
 
-def test_the_demo_finds_the_head_of_its_target_and_takes_none_for_others() -> None:
-    assert drafters_for("somebody/else") == QUICK
+def test_the_demo_finds_the_head_of_its_target_if_asked() -> None:
+    with pytest.raises(StackError, match="no head comes along for somebody/else"):
+        drafters_for("somebody/else", head=True)
     for model in HEADS:
-        *quick, head = drafters_for(model)
+        assert drafters_for(model) == QUICK
+        *quick, head = drafters_for(model, head=True)
         assert tuple(quick) == QUICK
         folder = Path(head.arguments[head.arguments.index("--revision") + 1])
         assert isinstance(open_revision(folder).card, FeatureHeadCard)
