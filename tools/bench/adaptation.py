@@ -42,6 +42,7 @@ def main(
         list[int] | None,
         typer.Option(min=100, help="Tokens of traffic in each domain; given for some, the last holds for the others."),
     ] = None,
+    concurrency: Annotated[int, typer.Option(min=1, max=64, help="Requests of the traffic at once.")] = 1,
     held_out: Annotated[int, typer.Option(min=1, help="Prompts of each domain that drafters are judged on.")] = 12,
     max_new_tokens: MaxNewTokens = 128,
     max_prompt_chars: Annotated[int, typer.Option(min=1, help="Longer prompts are left out.")] = 2000,
@@ -79,6 +80,7 @@ def main(
             model=model,
             bridge=bridge,
             refit_arguments=words("--refit-args", refit_args),
+            concurrency=concurrency,
         )
         with progress_of(sum(plan.tokens)) as (folder, tell):
             outcome = measure(plan, folder, tell)
