@@ -9,7 +9,7 @@ from typing import Protocol
 
 CONFIG = "tokenizer_config.json"
 HOW_IT_WAS_LOADED = ("is_local", "local_files_only", "name_or_path")
-"""What transformers notes of the loading, HF_HUB_OFFLINE among it; a tokenizer loaded from the files doesn't need it."""
+"""What transformers notes of the loading, HF_HUB_OFFLINE among it; to load from the files nobody needs it."""
 
 
 class Saves(Protocol):
