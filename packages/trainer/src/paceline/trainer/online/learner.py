@@ -216,7 +216,7 @@ class Learner:
             drafter=settings.line,
             parent=student.revision_id,
             command=f"paceline-trainer refit --line={settings.line} --objective={settings.objective} "
-            f"--selection={settings.selection} --seed={settings.seed}",
+            f"--selection={settings.selection} --rule={settings.rule} --seed={settings.seed}",
             metrics=metrics,
             data=refitted.data,
         )
