@@ -11,11 +11,17 @@ from tiny_models import VOCAB, make_tokenizer
 from paceline.v1 import generation_pb2, types_pb2
 from paceline.verifier import session as domain
 from paceline.verifier.convert import MAX_STOP_LENGTH, MAX_STOPS, Limits, event_to_proto, request_from_proto
+from paceline.verifier.model.log_probs import TokenLogProbs
 from paceline.verifier.model.tokenizer import TargetTokenizer
 from paceline.verifier.request import Request, Speculation
 from paceline.verifier.sampling import Sampling
 from paceline.verifier.trie import Source
 from paceline.wire.errors import PacelineError, Reason
+
+
+def no_piece(_token: int) -> bytes:
+    raise AssertionError("nobody asked for pieces")
+
 
 LIMITS = Limits(vocab_size=VOCAB, context_length=64, max_tokens=40, default_max_tokens=30, max_nodes=16)
 TOKENIZER = TargetTokenizer(make_tokenizer())
@@ -47,6 +53,14 @@ def limits(**fields: Any) -> dict[str, Any]:
 
 def speculation(**fields: Any) -> dict[str, Any]:
     return {"speculation": types_pb2.Speculation(**fields)}
+
+
+def log_probs(top: int) -> generation_pb2.LogProbsRequest:
+    return generation_pb2.LogProbsRequest(top=top)
+
+
+def schema(text: str) -> dict[str, Any]:
+    return {"constraint": generation_pb2.Constraint(json_schema=text)}
 
 
 BAD = [
@@ -83,6 +97,11 @@ BAD = [
     (speculation(off=True, drafters=["suffix"]), Reason.MALFORMED, "speculation", None, None),
     (speculation(drafters=["d"] * 17), Reason.OUT_OF_RANGE, "speculation.drafters", "17 entries", "at most 16"),
     (speculation(drafters=["d" * 201]), Reason.OUT_OF_RANGE, "speculation.drafters", "201 characters", "at most 200"),
+    ({"log_probs": log_probs(21)}, Reason.OUT_OF_RANGE, "log_probs.top", "21", "at most 20"),
+    ({"constraint": generation_pb2.Constraint()}, Reason.MALFORMED, "constraint", None, None),
+    (schema("x" * 65537), Reason.OUT_OF_RANGE, "constraint.json_schema", "65537 bytes", "at most 65536 bytes"),
+    (schema("é" * 32769), Reason.OUT_OF_RANGE, "constraint.json_schema", "65538 bytes", "at most 65536 bytes"),
+    (schema("{}") | limits(ignore_eos=True), Reason.MALFORMED, "limits.ignore_eos", None, None),
     (speculation(max_nodes=17), Reason.OUT_OF_RANGE, "speculation.max_nodes", "17", "at most 16"),
     ({"tenant": "t" * 201}, Reason.OUT_OF_RANGE, "tenant", "201 characters", "at most 200"),
     ({"request_id": "r" * 201}, Reason.OUT_OF_RANGE, "request_id", "201 characters", "at most 200"),
@@ -132,6 +151,11 @@ def test_a_good_request_arrives_as_it_was_meant():
     assert request.speculation == Speculation(("x", "y"), 7)
     assert (request.tenant, request.request_id, request.no_store) == ("t", "r", True)
     assert (request.committed, request.segment_tokens) == ((8, 9), 3)
+    assert (request.log_probs, request.json_schema) == (None, None)
+    longest = "x" * 65536
+    request = convert(log_probs=log_probs(20), **schema(longest))
+    assert (request.log_probs, request.json_schema) == (20, longest)
+    assert convert(log_probs=log_probs(0)).log_probs == 0
 
 
 def test_what_is_left_unset_has_its_default():
@@ -158,16 +182,29 @@ def test_a_conversation_ends_with_the_assistants_turn_and_special_tokens_are_sin
 def test_sources_of_tokens_are_named_once_by_the_drafters_name():
     a, b = Source("id-1", "suffix"), Source("id-2", "lookup")
     event = domain.TokensEvent((1, 2, 3, 4), "text", (None, b, a, b))
-    message = event_to_proto(event, {"id-1": "fast"}, 5).tokens
+    message = event_to_proto(event, {"id-1": "fast"}, 5, no_piece).tokens
     assert list(message.source_names) == ["id-2/lookup", "fast/suffix"]
     assert list(message.sources) == [0, 1, 2, 1]
     assert (list(message.ids), message.text) == ([1, 2, 3, 4], "text")
 
 
+def test_log_probabilities_come_with_the_pieces_of_their_tokens():
+    told = (TokenLogProbs(-0.5, ((7, -0.25), (8, -0.5))), TokenLogProbs(-3.0))
+    event = domain.TokensEvent((8, 9), "text", (None, None), told)
+    message = event_to_proto(event, {}, 5, {7: b"a", 8: b"\xc3", 9: b""}.__getitem__).tokens
+    assert [item.token.id for item in message.log_probs] == list(message.ids) == [8, 9]
+    assert [(other.id, other.piece, other.log_prob) for other in message.log_probs[0].top] == [
+        (7, b"a", -0.25),
+        (8, b"\xc3", -0.5),
+    ]
+    assert (message.log_probs[0].token.piece, message.log_probs[0].token.log_prob) == (b"\xc3", -0.5)
+    assert len(message.log_probs[1].top) == 0
+
+
 def test_an_outcome_keeps_its_figures():
     total = domain.Outcome(5, 2, 9, 0.1, 0.2, 0.3, 0.4, 0.5)
     total.credits[Source("id-1", "suffix")] = domain.Credit(4, 3, 2, 1)
-    message = event_to_proto(domain.FinishedEvent(domain.Finish.LENGTH, "", total), {}, 11).finished
+    message = event_to_proto(domain.FinishedEvent(domain.Finish.LENGTH, "", total), {}, 11, no_piece).finished
     assert message.reason == generation_pb2.FINISH_REASON_LENGTH
     found = message.total
     assert (found.tokens, found.steps, found.nodes, found.prompt_tokens) == (5, 2, 9, 11)

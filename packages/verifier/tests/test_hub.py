@@ -30,7 +30,7 @@ from paceline.verifier.session import Session
 from paceline.verifier.settings import VerifierSettings
 from paceline.verifier.text import TextStream
 from paceline.verifier.trie import Source
-from paceline.verifier.waiting import INITIAL_GAIN, INITIAL_LATENCY_S
+from paceline.verifier.waiting import INITIAL_GAIN, INITIAL_LATENCY_S, Promise
 from paceline.wire.digest import digest_of
 from paceline.wire.errors import PacelineError, Reason
 from paceline.wire.tree import Anchor, DraftTree, encode_tree
@@ -68,9 +68,9 @@ def make_link(
     return DrafterLink(info, standing or Standing(), verification, clock or Clock())
 
 
-def promised(session: Session) -> float:
-    """As if every candidate were worth half a token."""
-    return 0.5 * session.trie.num_nodes
+def promised(session: Session) -> Promise:
+    """As if every candidate were worth half a token, and took a millisecond."""
+    return Promise(1.0 + 0.5 * session.trie.num_nodes, 0.02 + 0.001 * session.trie.num_nodes)
 
 
 def due_in_s(link: DrafterLink, session: Session) -> float | None:
@@ -463,7 +463,7 @@ def test_an_answer_in_several_trees_is_complete_with_the_final_one_and_all_of_th
     assert (first.num_answers, rest.num_answers) == (1, 0)
     # The first came; only the rest is due, and what it adds is reckoned apart.
     (pending,) = link.pending(session)
-    assert pending.gain == rest.gain.tokens
+    assert pending.gain is rest.gain
     assert pending.arrives_in_s == pytest.approx(rest.latency.patience_s - 0.002)
     assert link.receive(draft(session, final=False)) is None
     link.receive(draft(session, 20, 21, final=False))
@@ -477,7 +477,7 @@ def test_an_answer_in_several_trees_is_complete_with_the_final_one_and_all_of_th
     commit(session, 20)
     link.commit(session, (20,), (), None)
     sent(link)
-    assert [pending.gain for pending in link.pending(session)] == [first.gain.tokens, rest.gain.tokens]
+    assert [pending.gain for pending in link.pending(session)] == [first.gain, rest.gain]
 
 
 def test_each_part_of_an_answer_has_its_own_latency_and_what_is_drafted_ahead_none():
@@ -527,7 +527,7 @@ def test_a_part_that_is_late_is_taken_for_slower_and_the_other_is_not():
     link.overdue(session)
     assert link.answers.first.latency.mean_s == before
     assert link.answers.rest.latency.mean_s > 0.03
-    assert link.answers.rest.gain.tokens == pytest.approx(0.95 * INITIAL_GAIN)
+    assert 0.9 * INITIAL_GAIN < link.answers.rest.gain.at(1.0).tokens < INITIAL_GAIN
 
 
 def test_what_an_answer_adds_is_what_the_session_may_expect_more_than_before_it():
@@ -546,8 +546,9 @@ def test_what_an_answer_adds_is_what_the_session_may_expect_more_than_before_it(
             continue
         link.receive(draft(session, 30, 31, final=False))  # 30 was there already: one node more
         link.receive(draft(session, 30, 31, *range(32, 32 + length)))
-    assert link.answers.first.gain.tokens == pytest.approx(0.5, rel=0.01)
-    assert link.answers.rest.gain.tokens == pytest.approx(0.5 * length, rel=0.01)
+    first, rest = link.answers.first.gain.at(1.5), link.answers.rest.gain.at(2.0)
+    assert (first.tokens, first.seconds) == (pytest.approx(0.5, rel=0.01), pytest.approx(0.001, rel=0.01))
+    assert (rest.tokens, rest.seconds) == (pytest.approx(0.5 * length, rel=0.01), pytest.approx(0.003, rel=0.01))
 
 
 def test_a_drafter_that_is_told_nothing_new_is_waited_for_once():

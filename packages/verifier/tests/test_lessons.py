@@ -114,3 +114,9 @@ async def test_nothing_is_learned_from_stretches_that_a_drafter_in_quarantine_ha
     without = make_session(max_tokens=1)
     step(lessons, without, (20,))
     assert len(submitted(lessons)) == 1
+
+
+async def test_what_a_grammar_forced_is_no_lesson():
+    lessons = make_lessons()
+    step(lessons, make_session(max_tokens=2, json_schema="{}"), (20, 21), accepted=(0,))
+    assert submitted(lessons) == []

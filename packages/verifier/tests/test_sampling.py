@@ -10,6 +10,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from paceline.verifier.grammar.mask import allowed, packed
 from paceline.verifier.sampling import Sampler, Sampling, filtered, gumbel
 from paceline.wire import noise
 
@@ -107,3 +108,23 @@ def test_a_temperature_next_to_zero_is_greedy_and_not_nonsense():
     logits = torch.tensor([0.0, 3.0, -7.0, 2.9])
     for temperature in (1e-3, 1e-30, 5e-324):
         assert Sampler(Sampling(temperature, top_p=0.9, seed=1)).pick(logits, 4) == 1
+
+
+@given(
+    st.lists(st.floats(-20, 20, width=32), min_size=40, max_size=40),
+    st.sets(st.integers(0, 39), min_size=1),
+    st.builds(
+        Sampling, st.sampled_from((0.0, 0.7)), st.integers(0, 5), st.sampled_from((1.0, 0.6)), seed=st.integers(0, 99)
+    ),
+)
+def test_with_a_mask_it_is_the_pick_among_what_is_allowed(logits, tokens, sampling):
+    """As if the others were infinitely unlikely, so filters count only what is allowed."""
+    mask = packed(tokens, 40)
+    assert set(np.flatnonzero(allowed(mask, 40)).tolist()) == tokens
+    sampler, values = Sampler(sampling), torch.tensor(logits)
+    only = torch.full_like(values, float("-inf"))
+    only[list(tokens)] = values[list(tokens)]
+    picked = sampler.pick(values, 7, mask)
+    assert picked in tokens
+    assert picked == sampler.pick(only, 7)
+    assert torch.equal(values, torch.tensor(logits))

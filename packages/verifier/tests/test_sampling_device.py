@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paceline.verifier import sampling
+from paceline.verifier.grammar.mask import packed
 from paceline.verifier.sampling import Sampler, Sampling
 from paceline.verifier.sampling_device import gumbel, pick_rows, stream_keys, uniform_bits
 from paceline.wire import noise
@@ -71,3 +72,17 @@ def test_rows_of_any_kinds_together_get_the_picks_of_their_samplers(dtype):
 def test_ties_go_to_the_lowest_id():
     logits = torch.tensor([[1.0, 3.0, 3.0], [2.0, 2.0, 2.0]])
     assert pick_rows(logits, [Sampling(), Sampling()], [0, 0]).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_rows_with_masks_get_the_picks_of_their_samplers_and_the_others_are_as_before(dtype):
+    rng = np.random.default_rng(1)
+    generator = torch.Generator().manual_seed(0)
+    for position in range(20):
+        logits = (torch.randn(len(SAMPLINGS), 1000, generator=generator) * 3).to(dtype)
+        before, positions = logits.clone(), [position] * len(SAMPLINGS)
+        masks = {row: packed(rng.choice(1000, size=1 + row, replace=False).tolist(), 1000) for row in (0, 1, 3, 5)}
+        picks = pick_rows(logits, SAMPLINGS, positions, masks).tolist()
+        pairs = zip(SAMPLINGS, logits, strict=True)
+        assert picks == [Sampler(kind).pick(row, position, masks.get(index)) for index, (kind, row) in enumerate(pairs)]
+        assert torch.equal(logits, before)

@@ -191,3 +191,36 @@ def test_a_node_keeps_each_sources_claim_and_the_latest_of_each():
     for confidence, strategy in ((-1.0, 0), (-2.0, 1), (-0.5, 0)):
         trie.graft(DraftTree((1,), (ROOT,), (confidence,), (strategy,)), SOURCES)
     assert contents(trie) == {(1,): {SOURCES[0]: -0.5, SOURCES[1]: -2.0}}
+
+
+@given(
+    draft_trees(20), draft_trees(20), st.sets(st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=3).map(tuple))
+)
+def test_paths_that_are_not_admitted_are_left_out_with_all_below_and_never_asked_about(tree, other, forbidden):
+    asked: list[Path] = []
+
+    def admits(path) -> bool:
+        asked.append(tuple(path))
+        return tuple(path) not in forbidden
+
+    trie, free = CandidateTrie(admits=admits), CandidateTrie()
+    for one in (tree, other):
+        trie.graft(one, SOURCES[:2])
+        free.graft(one, SOURCES[:2])
+    expected = {
+        path: proposals
+        for path, proposals in contents(free).items()
+        if not any(path[: len(start)] == start for start in forbidden)
+    }
+    assert contents(trie) == expected
+    assert trie.num_nodes == len(expected)
+    assert not any(path[: len(start)] == start != path for path in asked for start in forbidden)
+
+
+def test_after_a_commit_paths_begin_at_the_new_root():
+    asked: list[Path] = []
+    trie = CandidateTrie(admits=lambda path: asked.append(tuple(path)) or True)
+    trie.graft(DraftTree((0, 1), (-1, 0), (-0.1, -0.1), (0, 0)), SOURCES[:1])
+    trie.advance([0])
+    trie.graft(DraftTree((0, 1, 2), (-1, 0, 1), (-0.1,) * 3, (0,) * 3), SOURCES[:1], [0])
+    assert asked == [(0,), (0, 1), (1, 2)]

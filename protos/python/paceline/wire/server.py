@@ -40,11 +40,16 @@ class Server:
     Args:
         settings: where to listen and how.
         service_names: full names of the services that will be added, for health and reflection.
+
+    Attributes:
+        address: the bound host:port.
+        other_addresses: by protocol, where else the process listens; set before it is ready, for the ready file.
     """
 
     def __init__(self, settings: ServiceSettings, service_names: Sequence[str]) -> None:
         self.settings = settings
         self.address = ""
+        self.other_addresses: dict[str, str] = {}
         self._service_names = tuple(service_names)
         self._health = health.aio.HealthServicer()
         self._calls = _CallsInterceptor()
@@ -164,7 +169,7 @@ def _write_ready_file(server: Server) -> None:
     if path is None:
         return
     temporary = Path(f"{path}.{os.getpid()}")
-    temporary.write_text(json.dumps({"address": server.address, "pid": os.getpid()}))
+    temporary.write_text(json.dumps({"address": server.address, "pid": os.getpid(), **server.other_addresses}))
     temporary.replace(path)
 
 

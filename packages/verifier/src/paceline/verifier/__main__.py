@@ -18,6 +18,7 @@ from paceline.verifier import cost
 from paceline.verifier.convert import Limits
 from paceline.verifier.cost import ForwardCost
 from paceline.verifier.engine import Engine, EngineLimits
+from paceline.verifier.grammar.compiler import Compiler
 from paceline.verifier.lessons import Lessons
 from paceline.verifier.memory import free_memory, give_back
 from paceline.verifier.metrics import Metrics
@@ -104,7 +105,8 @@ class Verifier:
         )
         engine.start()
         lessons.start()
-        state.loaded = Loaded(target, name, engine, lessons, limits)
+        compiler = Compiler(target.tokenizer.contents, runner.vocab_size, target.eos_token_ids)
+        state.loaded = Loaded(target, name, engine, lessons, limits, compiler)
         if settings.router:
             self._membership = Membership(settings.router.split(","), settings, self._describe, self._on_roster)
             self._membership.start()

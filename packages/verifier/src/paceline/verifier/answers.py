@@ -3,8 +3,10 @@
 A commit is answered by one tree or by several, the last of which is final. The first and what follows until the final
 one are measured apart, since a step may do well to wait for what is quick and start without the rest.
 
-What an answer brings is seen when it comes. One that never comes before the next commit would stay unknown, however
-good it is: so now and then, ever less often, it is expected to bring much, and is waited for if that would pay. Pure
+What an answer brings is seen when it comes. One that never comes in time would stay unknown, however good it is; and
+how long it takes is known only of answers that are waited for, since a drafter that shares processors with the model is
+slow while a step runs. So now and then, ever less often, it is expected to bring much, and is waited for if that would
+pay. Pure
 but for the clock, which is an argument.
 """
 
@@ -14,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from paceline.verifier.waiting import Gain, Latency, Pending
+from paceline.verifier.waiting import Gain, Latency, Pending, Promise
 
 REMEMBERED_STATES = 128  # of a session: over a slow link so many steps can pass before an answer comes
 MEASURED_EVERY = 4  # answers: what one brings is seen from two plans, and they cost the event loop 0.2 ms
@@ -32,7 +34,7 @@ class Stage:
     latency: Latency = field(default_factory=Latency)
     gain: Gain = field(default_factory=Gain)
     num_answers: int = 0
-    _passed_over: int = 0  # states since the last answer or trial that got none
+    _passed_over: int = 0  # states since the last answer that came in time, or trial that got none
     _trial_every: int = FIRST_TRIAL
     _weight: float = 1.0  # of the latest answer's gain; 0: it isn't looked at
 
@@ -41,34 +43,38 @@ class Stage:
         """Whether the gain of the latest answer is to be looked at."""
         return self._weight > 0.0
 
-    @property
-    def expected(self) -> float:
-        """Tokens that the next answer brings; many if it is time to see what it does bring."""
-        return max(HOPED_GAIN, self.gain.tokens) if self._on_trial else self.gain.tokens
+    def pending(self, arrives_in_s: float) -> Pending:
+        """Its next answer; it is hoped to bring much if it is time to see what it does bring."""
+        return Pending(arrives_in_s, self.gain, HOPED_GAIN if self._on_trial else 0.0)
 
     @property
     def _on_trial(self) -> bool:
         return self._passed_over >= self._trial_every
 
-    def came(self, after_s: float) -> None:
-        """It is there. `observe` follows if `measured`."""
-        self.latency.observe(after_s)
+    def came(self, after_s: float, late: bool = False) -> None:
+        """It is there; late: a step had begun without it. `observe` follows if `measured`."""
         self.num_answers += 1
         self._weight = float(self.num_answers % MEASURED_EVERY == 1)
-        if self._on_trial:
+        if late:
+            self.latency.observe(after_s)
+        elif self._on_trial:
+            # Answers before it may have been slow because nobody waited: a drafter that shares processors with the
+            # model drafts several times as fast while no step runs.
+            self.latency.forget(after_s)
             self._weight = TRIAL_WEIGHT
             self._tried()
         else:  # one slow answer must not keep it from being waited for again
+            self.latency.observe(after_s)
             self._passed_over, self._trial_every = 0, FIRST_TRIAL
 
-    def observe(self, added: float) -> None:
-        """What the latest answer added to the tokens that the next step may expect."""
-        self.gain.observe(added, self._weight)
+    def observe(self, before: Promise, after: Promise) -> None:
+        """What was promised to the next step before the latest answer and after it."""
+        self.gain.observe(before, after, self._weight)
 
     def waited_in_vain(self, elapsed_s: float) -> None:
         """It takes longer than was thought, and the wait brought nothing."""
         self.latency.observe(2.0 * elapsed_s)
-        self.gain.observe(0.0, 1.0 / MEASURED_EVERY)
+        self.gain.waited_in_vain(1.0 / MEASURED_EVERY)
         if self._on_trial:
             self._tried()
 
@@ -87,6 +93,7 @@ class _State:
 
     told_s: float
     begun: bool = False  # the first tree came, and it wasn't final
+    passed_over: bool = False  # a step began without what is still to come
 
 
 class Answers:
@@ -108,12 +115,17 @@ class Answers:
     def told(self, session_id: int, length: int) -> None:
         """The drafter was sent a session's state."""
         states = self._states.setdefault(session_id, OrderedDict())
-        if states:
-            for stage in self._stages(next(reversed(states.values()))):
-                stage.passed_over()
         states[length] = _State(self._clock())
         while len(states) > REMEMBERED_STATES:
             states.popitem(last=False)
+
+    def passed_over(self, session_id: int, length: int) -> None:
+        """A step begins from that state, without what hasn't come."""
+        state = self._state(session_id, length)
+        if state is not None and not state.passed_over and self._complete.get(session_id) != length:
+            state.passed_over = True
+            for stage in self._stages(state):
+                stage.passed_over()
 
     def forget(self, session_id: int) -> None:
         self._states.pop(session_id, None)
@@ -130,7 +142,7 @@ class Answers:
         if state is None or (state.begun and not final):
             return None
         stage = self.rest if state.begun else self.first
-        stage.came(self._clock() - state.told_s)
+        stage.came(self._clock() - state.told_s, late=state.passed_over)
         if final:
             states = self._states[session_id]
             for earlier in [each for each in states if each <= length]:  # those before it will not be answered any more
@@ -145,10 +157,10 @@ class Answers:
             return []
         state = self._state(session_id, length)
         if state is None:  # not even sent: the stream's writer runs as soon as the loop is free
-            return [Pending(stage.latency.mean_s, stage.expected) for stage in self._stages(None)]
+            return [stage.pending(stage.latency.mean_s) for stage in self._stages(None)]
         elapsed_s = self._clock() - state.told_s
         return [
-            Pending(max(MIN_DUE_S, stage.latency.patience_s - elapsed_s), stage.expected)
+            stage.pending(max(MIN_DUE_S, stage.latency.patience_s - elapsed_s))
             for stage in self._stages(state)
             if elapsed_s <= stage.latency.patience_s
         ]

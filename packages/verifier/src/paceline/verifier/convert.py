@@ -20,6 +20,8 @@ MAX_STOPS = 16
 MAX_STOP_LENGTH = 256
 MAX_DRAFTERS = 16
 MAX_TEMPERATURE = 100.0
+MAX_TOP_LOG_PROBS = 20
+MAX_SCHEMA_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,8 @@ def request_from_proto(
         no_store=message.no_store,
         committed=committed,
         segment_tokens=message.segment_tokens,
+        log_probs=_log_probs(message),
+        json_schema=_json_schema(message),
     )
 
 
@@ -110,6 +114,32 @@ def _sampling(message: types_pb2.Sampling) -> Sampling:
         raise out_of_range("sampling.min_p", min_p, "in [0, 1)")
     seed = message.seed if message.HasField("seed") else secrets.randbits(64)
     return Sampling(temperature, message.top_k, top_p, min_p, seed)
+
+
+def _log_probs(message: generation_pb2.GenerateRequest) -> int | None:
+    if not message.HasField("log_probs"):
+        return None
+    if message.log_probs.top > MAX_TOP_LOG_PROBS:
+        raise out_of_range("log_probs.top", message.log_probs.top, f"at most {MAX_TOP_LOG_PROBS}")
+    return message.log_probs.top
+
+
+def _json_schema(message: generation_pb2.GenerateRequest) -> str | None:
+    if not message.HasField("constraint"):
+        return None
+    if not message.constraint.HasField("json_schema"):
+        why = "constraint is empty; set constraint.json_schema, or leave it out"
+        raise PacelineError(Reason.MALFORMED, why, field="constraint")
+    if message.limits.ignore_eos:
+        raise PacelineError(
+            Reason.MALFORMED,
+            "limits.ignore_eos is true and constraint is set, whose document ends the answer; set one of them",
+            field="limits.ignore_eos",
+        )
+    size = len(message.constraint.json_schema.encode())
+    if size > MAX_SCHEMA_BYTES:
+        raise out_of_range("constraint.json_schema", f"{size} bytes long", f"at most {MAX_SCHEMA_BYTES} bytes")
+    return message.constraint.json_schema
 
 
 def _stop(stops: Sequence[str]) -> tuple[str, ...]:
@@ -213,11 +243,13 @@ _FINISH = {
 }
 
 
-def event_to_proto(event: domain.Event, names: dict[str, str], prompt_tokens: int) -> generation_pb2.GenerateEvent:
-    """names: drafter names by id."""
+def event_to_proto(
+    event: domain.Event, names: dict[str, str], prompt_tokens: int, piece: Callable[[int], bytes]
+) -> generation_pb2.GenerateEvent:
+    """names: drafter names by id; piece: a token's bytes, asked for with log-probabilities only."""
     match event:
         case domain.TokensEvent():
-            return generation_pb2.GenerateEvent(tokens=_tokens_to_proto(event, names))
+            return generation_pb2.GenerateEvent(tokens=_tokens_to_proto(event, names, piece))
         case domain.SegmentEvent():
             outcome = outcome_to_proto(event.outcome, names, prompt_tokens)
             return generation_pb2.GenerateEvent(outcome=outcome)
@@ -232,7 +264,9 @@ def event_to_proto(event: domain.Event, names: dict[str, str], prompt_tokens: in
             raise event.error
 
 
-def _tokens_to_proto(event: domain.TokensEvent, names: dict[str, str]) -> generation_pb2.Tokens:
+def _tokens_to_proto(
+    event: domain.TokensEvent, names: dict[str, str], piece: Callable[[int], bytes]
+) -> generation_pb2.Tokens:
     labels: list[str] = []
     sources: list[int] = []
     for source in event.sources:
@@ -243,7 +277,20 @@ def _tokens_to_proto(event: domain.TokensEvent, names: dict[str, str]) -> genera
         if label not in labels:
             labels.append(label)
         sources.append(labels.index(label) + 1)
-    return generation_pb2.Tokens(ids=event.ids, text=event.text, sources=sources, source_names=labels)
+    log_probs = [
+        generation_pb2.TokenLogProbs(
+            token=_log_prob(token, told.log_prob, piece),
+            top=[_log_prob(other, log_prob, piece) for other, log_prob in told.top],
+        )
+        for token, told in zip(event.ids, event.log_probs, strict=bool(event.log_probs))
+    ]
+    return generation_pb2.Tokens(
+        ids=event.ids, text=event.text, sources=sources, source_names=labels, log_probs=log_probs
+    )
+
+
+def _log_prob(token: int, log_prob: float, piece: Callable[[int], bytes]) -> generation_pb2.TokenLogProb:
+    return generation_pb2.TokenLogProb(id=token, piece=piece(token), log_prob=log_prob)
 
 
 def outcome_to_proto(outcome: domain.Outcome, names: dict[str, str], prompt_tokens: int) -> generation_pb2.Outcome:

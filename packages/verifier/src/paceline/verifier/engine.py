@@ -15,19 +15,20 @@ from typing import Protocol
 import structlog
 
 from paceline.verifier.calibration import Calibration
+from paceline.verifier.draft_wait import DraftWait
 from paceline.verifier.hub import DrafterHub
-from paceline.verifier.link import DrafterLink
 from paceline.verifier.metrics import Metrics
 from paceline.verifier.model.batch import SessionPlan, SessionResult, StepPlan, StepResult
 from paceline.verifier.model.blocks import BLOCK_TOKENS, BlockPool
 from paceline.verifier.model.features import FeatureSource
 from paceline.verifier.model_thread import ModelThread
+from paceline.verifier.outlook import Outlook
 from paceline.verifier.pacing import Pacing
 from paceline.verifier.planning import grant, prefill_rows
 from paceline.verifier.session import Session
 from paceline.verifier.step_times import StepTimes, TimedStep
 from paceline.verifier.trie import Candidate
-from paceline.verifier.waiting import MAX_WAIT_S, Pending, worthwhile_wait
+from paceline.verifier.waiting import Promise
 from paceline.wire.errors import PacelineError, Reason
 from paceline.wire.tree import ROOT
 
@@ -114,7 +115,8 @@ class Engine:
         self._running: dict[int, Session] = {}  # in the order of their admission
         self._queue: deque[Session] = deque()
         self._work = asyncio.Event()
-        self._arrived = asyncio.Event()
+        self._outlook = Outlook(self.calibration, times, self.pacing, limits.max_nodes, limits.max_step_nodes)
+        self._wait = DraftWait(hub, self._outlook)
         self._thread = ModelThread()
         self._unstreamed: list[Session] = []  # that have events which wait for the next step's start
         self._task: asyncio.Task[None] | None = None
@@ -174,7 +176,7 @@ class Engine:
             )
         self._queue.append(session)
         self._work.set()
-        self._arrived.set()
+        self._wait.stir()
 
     def cancel(self, session: Session) -> None:
         """Frees the session's slot at once (a step in flight finishes without it)."""
@@ -183,7 +185,7 @@ class Engine:
             self._queue.remove(session)
         self._leave(session)
         self._work.set()
-        self._arrived.set()
+        self._wait.stir()
 
     def sessions(self) -> list[Session]:
         """Those that run."""
@@ -192,11 +194,11 @@ class Engine:
     def drafted(self, session: Session) -> None:
         """A drafter answered: a step that waits for it may start."""
         if session.session_id in self._running:
-            self._arrived.set()
+            self._wait.stir()
 
-    def promise(self, session: Session) -> float:
-        """Tokens that its candidates, as they are now, promise the session's next step."""
-        return sum(candidate.value for candidate in self._candidates(session, self._limits.max_nodes))
+    def promise(self, session: Session) -> Promise:
+        """What its candidates, as they are now, promise the session's next step, if it were alone in it."""
+        return self._outlook.of_session(session)
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -209,7 +211,9 @@ class Engine:
                 self._work.clear()
                 await self._work.wait()
                 continue
-            await self._wait_for_drafts()
+            self._waited_s = await self._wait.over(self._running.values, self._can_admit)
+            for session in self._running.values():
+                session.total.wait_s += self._waited_s / len(self._running)
             planned = self._plan()
             if not planned:
                 self._stream()
@@ -225,7 +229,9 @@ class Engine:
             except Exception:
                 self.metrics.failures.inc()
                 log.exception("step failed", sessions=len(planned), rows=plan.num_rows)
-                self._fail(planned)
+                error = PacelineError(Reason.INTERNAL, "its step failed; the verifier's log has the cause")
+                for part in planned:
+                    self._fail(part.session, error)
 
     def _stream(self) -> None:
         """Lets the streams have what the step before brought: beside the next step, not between the two."""
@@ -304,60 +310,7 @@ class Engine:
         self._leave(session)
         self._queue.appendleft(session)
 
-    # Waiting
-
-    async def _wait_for_drafts(self) -> None:
-        """Lets drafts arrive while that raises tokens per second; returns when the step should start."""
-        started = time.perf_counter()
-        while True:
-            await asyncio.sleep(0)  # let messages that are here be handled
-            late: list[tuple[DrafterLink, Session]] = []
-            left_s = started + MAX_WAIT_S - time.perf_counter()
-            wait_s = 0.0 if self._can_admit() else min(left_s, self._worthwhile_wait(late))
-            if wait_s <= 0.0:
-                break
-            self._arrived.clear()
-            try:
-                await asyncio.wait_for(self._arrived.wait(), wait_s)
-            except TimeoutError:
-                for link, session in late:
-                    link.overdue(session)
-                break
-        self._waited_s = time.perf_counter() - started
-        for session in self._running.values():
-            session.total.wait_s += self._waited_s / len(self._running)
-
-    def _worthwhile_wait(self, late: list[tuple[DrafterLink, Session]]) -> float:
-        pending: list[Pending] = []
-        if not self.pacing.drafting:
-            return 0.0
-        for session in self._running.values():
-            if not self._decoding(session):
-                return 0.0  # a prompt is being read; drafts arrive meanwhile
-            for link in self._hub.serving(session):
-                owed = link.pending(session)
-                if owed:
-                    pending += owed
-                    late.append((link, session))
-        if not pending:
-            return 0.0
-        planned = [self._candidates(session, self._limits.max_nodes) for session in self._running.values()]
-        rows = sum(1 + len(candidates) for candidates in planned)
-        expected_tokens = sum(1.0 + sum(candidate.value for candidate in candidates) for candidates in planned)
-        return worthwhile_wait(pending, expected_tokens, self.times.seconds(rows))
-
-    @staticmethod
-    def _decoding(session: Session) -> bool:
-        return session.slot is not None and session.slot.length == session.length - 1
-
     # Planning
-
-    def _candidates(self, session: Session, max_nodes: int) -> list[Candidate]:
-        limit = min(max_nodes, session.speculation.max_nodes or max_nodes)
-        room = session.request.max_tokens - session.num_generated - 1
-        if session.speculation.drafters == () or room <= 0 or not self.pacing.drafting:
-            return []
-        return session.trie.plan(self.calibration.probability, limit, room, self.times.least_value)
 
     def _plan(self) -> list[_Planned]:
         chains = self._chains()
@@ -366,7 +319,7 @@ class Engine:
             session = self._running[session_id]
             if session.slot is not None and session.slot.length + chain == session.length:
                 room = self._room(session, chain)
-                offered[session_id] = self._candidates(session, room)
+                offered[session_id] = self._outlook.candidates(session, room)
         max_nodes = self._limits.max_step_nodes
         if any(chain > 1 for chain in chains.values()):
             # A prompt's rows make further ones look cheap; but those who are decoding wait for all of them.
@@ -383,7 +336,7 @@ class Engine:
         Those that decode go first; prompts share what is left, in the order of admission. A session that finds no room
         in the cache displaces the youngest.
         """
-        decoding = sum(1 for session in self._running.values() if self._decoding(session))
+        decoding = sum(1 for session in self._running.values() if session.decoding)
         waiting_rows = decoding + self.times.usual_nodes if decoding else 0
         prefill_left = prefill_rows(waiting_rows, self.times.usual_s(decoding), self.times.reading_seconds)
         chains: dict[int, int] = {}
@@ -422,7 +375,7 @@ class Engine:
         wanted = [info.commit_top_k for info in infos]
         window = max((info.features.window for info in infos), default=0)
         teaches = False
-        if self._lessons is not None and self._lessons.active and not part.session.request.no_store:
+        if self._lessons is not None and self._lessons.active and part.session.request.teaches:
             wanted.append(self._lessons.top_k)
             teaches = True
         return part.session.plan(part.candidates, part.num_chain, max(wanted, default=0), teaches, window)
@@ -439,7 +392,9 @@ class Engine:
             if session.cancelled or session.slot is None:
                 continue
             session.slot.length = rows.slot.length
-            if outcome.tokens:
+            if outcome.error is not None:
+                self._fail(session, outcome.error)
+            elif outcome.tokens:
                 taken[-1] = session.commit(outcome, part.candidates)
                 after = (rows.chain[-1], *rows.tree_tokens)
                 for link in self._hub.serving(session):
@@ -447,7 +402,7 @@ class Engine:
             elif outcome.features is not None:
                 for link in self._hub.serving(session):
                     link.read(session, outcome.features)
-            if not session.request.no_store:
+            if session.slot is not None and not session.request.no_store:
                 self._model.pool.remember(session.slot, session.tokens)
         return taken
 
@@ -513,9 +468,6 @@ class Engine:
         for strategy, count in proposed.items():
             self.metrics.drafted(strategy, count, right.get(strategy, 0))
 
-    def _fail(self, planned: list[_Planned]) -> None:
-        error = PacelineError(Reason.INTERNAL, "the step of this request failed; the verifier's log has the cause")
-        for part in planned:
-            if not part.session.cancelled:
-                part.session.fail(error)
-                self._leave(part.session)
+    def _fail(self, session: Session, error: PacelineError) -> None:
+        session.fail(error)
+        self._leave(session)

@@ -86,7 +86,7 @@ class Lessons:
         self, session: Session, result: SessionResult, taken: tuple[int, ...], candidates: list[Candidate]
     ) -> None:
         """A step's tokens. `taken` may be fewer than the result's, when the answer ended."""
-        if session.request.no_store or result.top is None:
+        if not session.request.teaches or result.top is None:
             return
         start = session.length - len(taken)
         stretch = self._stretches.get(session.session_id)

@@ -25,7 +25,7 @@ from paceline.verifier.quarantine import Standing
 from paceline.verifier.session import Session
 from paceline.verifier.stretch import NO_FEATURES, FeatureWish, Stretch
 from paceline.verifier.trie import Source
-from paceline.verifier.waiting import Pending
+from paceline.verifier.waiting import Pending, Promise
 from paceline.wire.errors import PacelineError, Reason
 from paceline.wire.tree import Anchor, DraftTree, TreeBounds, decode_tree
 
@@ -60,14 +60,14 @@ class Verification:
         max_nodes: candidates of one session in one step.
         memory_key: of a session, what may be remembered of it under.
         least_value: probability of a path that can pay at all, as measured now.
-        promise: of a session, the tokens that its candidates promise the next step.
+        promise: of a session, what its candidates promise the next step, if that were its alone.
     """
 
     vocab_size: int
     max_nodes: int
     memory_key: Callable[[Session], bytes]
     least_value: Callable[[], float]
-    promise: Callable[[Session], float]
+    promise: Callable[[Session], Promise]
 
 
 @dataclass(slots=True)
@@ -197,6 +197,10 @@ class DrafterLink:
             return []
         return self.answers.pending(session.session_id, session.length)
 
+    def passed_over(self, session: Session) -> None:
+        """A step begins; what this drafter still owes to the session's present state comes too late for it."""
+        self.answers.passed_over(session.session_id, session.length)
+
     def overdue(self, session: Session) -> None:
         """A step stopped waiting for this drafter."""
         self.answers.overdue(session.session_id, session.length)
@@ -257,9 +261,9 @@ class DrafterLink:
         if stage is None or not stage.measured or self._held or anchor.length < session.length:
             self._add(session, anchor, tree)
         else:
-            promised = self._verification.promise(session)
+            before = self._verification.promise(session)
             self._add(session, anchor, tree)
-            stage.observe(self._verification.promise(session) - promised)
+            stage.observe(before, self._verification.promise(session))
         return session
 
     def _add(self, session: Session, anchor: Anchor, tree: DraftTree) -> None:

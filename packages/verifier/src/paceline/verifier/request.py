@@ -27,6 +27,8 @@ class Request:
         committed: tokens of the answer that the client already has; generation goes on after them.
         max_tokens: of the answer, committed ones included.
         segment_tokens: tokens between outcomes, 0 for only one at the end.
+        log_probs: how many of the likeliest tokens to tell with each token's log-probability; None tells nothing.
+        json_schema: as JSON text; the answer is a document that it admits.
     """
 
     request_id: str
@@ -40,3 +42,11 @@ class Request:
     no_store: bool = False
     committed: tuple[int, ...] = ()
     segment_tokens: int = 0
+    log_probs: int | None = None
+    json_schema: str | None = None
+
+    @property
+    def teaches(self) -> bool:
+        """Whether the trainer may learn from it. What a grammar forced is not what the target would say: a drafter that
+        learned it would propose JSON to those who want prose."""
+        return not self.no_store and self.json_schema is None

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from paceline.verifier.grammar.mask import Mask, allowed
 from paceline.wire import noise
 
+FORBIDDEN = float("-inf")
 MIN_TEMPERATURE = 1e-6  # colder is greedy in all but name, and logits / T would overflow float32
 
 
@@ -37,8 +39,11 @@ class Sampler:
     def greedy(self) -> bool:
         return self.sampling.temperature == 0.0
 
-    def pick(self, logits: torch.Tensor, position: int) -> int:
-        """The token at `position`. logits: [vocab], any float type."""
+    def pick(self, logits: torch.Tensor, position: int, mask: Mask | None = None) -> int:
+        """The token at `position`, of those that the mask allows; filters see only these. logits: [vocab], any float
+        type."""
+        if mask is not None:
+            logits = logits.masked_fill(torch.from_numpy(~allowed(mask, logits.shape[0])).to(logits.device), FORBIDDEN)
         if self.greedy:
             return int(torch.argmax(logits))
         scores = filtered(logits.float() / max(self.sampling.temperature, MIN_TEMPERATURE), self.sampling)

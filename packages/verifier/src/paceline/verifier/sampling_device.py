@@ -6,22 +6,32 @@ differ in the last place of float64 before they are rounded to float32.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 
-from paceline.verifier.sampling import MIN_TEMPERATURE, Sampling, filtered
+from paceline.verifier.grammar.mask import WORD_BITS, Mask
+from paceline.verifier.sampling import FORBIDDEN, MIN_TEMPERATURE, Sampling, filtered
 from paceline.wire import noise
 
 
-def pick_rows(logits: torch.Tensor, samplings: Sequence[Sampling], positions: Sequence[int]) -> torch.Tensor:
+def pick_rows(
+    logits: torch.Tensor,
+    samplings: Sequence[Sampling],
+    positions: Sequence[int],
+    masks: Mapping[int, Mask] | None = None,
+) -> torch.Tensor:
     """The token that `Sampler.pick` would pick after each row, [n] int64 on the device; doesn't wait for the device.
 
     Args:
         logits: [n, vocab], any float type.
         samplings: [n] how each row's request samples.
         positions: [n] where each row's pick stands.
+        masks: of the rows after which not every token may follow.
     """
+    if masks:
+        logits = _masked(logits, masks)
     picks = torch.argmax(logits, dim=-1)
     rows = [row for row, sampling in enumerate(samplings) if sampling.temperature != 0.0]
     if not rows:
@@ -35,6 +45,15 @@ def pick_rows(logits: torch.Tensor, samplings: Sequence[Sampling], positions: Se
     keys = stream_keys([samplings[row].seed for row in rows], [positions[row] for row in rows])
     drawn = torch.argmax(scores + gumbel(_upload(keys, logits), logits.shape[-1]), dim=-1)
     return picks.index_copy(0, index, drawn)
+
+
+def _masked(logits: torch.Tensor, masks: Mapping[int, Mask]) -> torch.Tensor:
+    """A copy with -inf for what a row's mask forbids; masks go over as they are, a bit for each token."""
+    rows = _upload(torch.tensor(list(masks)), logits)
+    words = _upload(torch.from_numpy(np.stack(list(masks.values()))), logits)
+    bits = (words[:, :, None] >> torch.arange(WORD_BITS, device=logits.device)) & 1
+    forbidden = bits.flatten(1)[:, : logits.shape[1]] == 0
+    return logits.index_copy(0, rows, logits.index_select(0, rows).masked_fill(forbidden, FORBIDDEN))
 
 
 def stream_keys(seeds: Sequence[int], positions: Sequence[int]) -> torch.Tensor:

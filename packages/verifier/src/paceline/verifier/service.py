@@ -18,6 +18,8 @@ from paceline.v1 import drafting_pb2, generation_pb2, types_pb2, verifier_pb2, v
 from paceline.verifier import convert
 from paceline.verifier.draft_metrics import StreamMetrics
 from paceline.verifier.engine import Engine
+from paceline.verifier.grammar.compiler import Compiler
+from paceline.verifier.grammar.constraint import Constraint
 from paceline.verifier.hub import DrafterHub
 from paceline.verifier.lessons import Lessons
 from paceline.verifier.link import MAX_TREE_DEPTH, MAX_TREE_NODES, DrafterInfo, DrafterLink, Verification
@@ -49,6 +51,7 @@ class Loaded:
     engine: Engine
     lessons: Lessons
     limits: convert.Limits
+    compiler: Compiler
 
 
 @dataclass(slots=True)
@@ -106,7 +109,10 @@ class VerifierService(verifier_pb2_grpc.VerifierServicer):
             convert.request_from_proto, request, loaded.limits, tokenizer.tokenize, tokenizer.apply_chat_template
         )
         state.hub.check(checked.speculation)
-        session = await asyncio.to_thread(self._new_session, checked)
+        constraint = None
+        if checked.json_schema is not None:
+            constraint = await loaded.compiler.constraint(checked.json_schema, checked.committed)
+        session = await asyncio.to_thread(self._new_session, checked, constraint)
         if checked.request_id in state.by_request:
             raise PacelineError(
                 Reason.DUPLICATE_REQUEST,
@@ -122,7 +128,7 @@ class VerifierService(verifier_pb2_grpc.VerifierServicer):
             while True:
                 event = await session.events.get()
                 names.update(state.drafter_names())
-                yield convert.event_to_proto(event, names, len(checked.prompt))
+                yield convert.event_to_proto(event, names, len(checked.prompt), loaded.target.tokenizer.piece)
                 if isinstance(event, FinishedEvent):
                     return
         finally:
@@ -130,10 +136,13 @@ class VerifierService(verifier_pb2_grpc.VerifierServicer):
             loaded.engine.cancel(session)
             loaded.lessons.forget(session)
 
-    def _new_session(self, request: Request) -> Session:
+    def _new_session(self, request: Request, constraint: Constraint | None) -> Session:
         loaded = self._state.ready()
+        if request.log_probs is not None:
+            _ = loaded.target.tokenizer.pieces  # read here, in a thread, not when the first event goes out
         text = TextStream(loaded.target.tokenizer.tokenizer, request.prompt, request.stop)
-        return Session(next(self._session_ids), request, text, loaded.target.eos_token_ids, TRIE_NODES)
+        eos_token_ids = loaded.target.eos_token_ids
+        return Session(next(self._session_ids), request, text, eos_token_ids, TRIE_NODES, constraint)
 
     def _started(self, session: Session, loaded: Loaded) -> generation_pb2.GenerateEvent:
         return generation_pb2.GenerateEvent(

@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
+from paceline.verifier.grammar.constraint import Constraint
 from paceline.verifier.model.batch import SessionPlan, SessionResult
 from paceline.verifier.model.blocks import KVSlot
+from paceline.verifier.model.log_probs import TokenLogProbs
 from paceline.verifier.request import Request, Speculation
 from paceline.verifier.sampling import Sampler
 from paceline.verifier.text import TextStream
@@ -82,11 +84,13 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class TokensEvent:
-    """Tokens that committed; sources[i] is who proposed ids[i], None for the target itself."""
+    """Tokens that committed; sources[i] is who proposed ids[i], None for the target itself; `log_probs` of each, if
+    they are asked for."""
 
     ids: tuple[int, ...]
     text: str
     sources: tuple[Source | None, ...]
+    log_probs: tuple[TokenLogProbs, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,16 +122,26 @@ class Session:
         text: stream of the answer's text, nothing pushed yet.
         eos_token_ids: tokens that end an answer.
         max_trie_nodes: bound on candidates kept.
+        constraint: what the answer must look like, after what is committed of it; candidates that it forbids are cut as
+            they arrive.
     """
 
     def __init__(
-        self, session_id: int, request: Request, text: TextStream, eos_token_ids: frozenset[int], max_trie_nodes: int
+        self,
+        session_id: int,
+        request: Request,
+        text: TextStream,
+        eos_token_ids: frozenset[int],
+        max_trie_nodes: int,
+        constraint: Constraint | None = None,
     ) -> None:
         self.session_id = session_id
         self.request = request
         self.speculation: Speculation = request.speculation
         self.tokens: list[int] = list(request.prompt)
-        self.trie = CandidateTrie(max_trie_nodes, max_trie_nodes // 4)
+        self.trie = CandidateTrie(
+            max_trie_nodes, max_trie_nodes // 4, None if constraint is None else constraint.admits
+        )
         self.sampler = Sampler(request.sampling)
         self.slot: KVSlot | None = None
         self.finish: Finish | None = None
@@ -139,6 +153,7 @@ class Session:
         self.arrived_s = 0.0  # monotonic; the engine's clock
         self.admitted_s = 0.0
         self._text = text
+        self._constraint = constraint
         self._eos = frozenset() if request.ignore_eos else eos_token_ids
         self._segment_start = Outcome()
         # digests[i] is the digest of the first len(prompt) + i tokens.
@@ -155,6 +170,11 @@ class Session:
     @property
     def length(self) -> int:
         return len(self.tokens)
+
+    @property
+    def decoding(self) -> bool:
+        """All of its text but the last token is in the cache."""
+        return self.slot is not None and self.slot.length == self.length - 1
 
     @property
     def digest(self) -> int:
@@ -182,16 +202,20 @@ class Session:
         end = self.slot.length + len(chain)
         completes = end == len(self.tokens)
         kept = candidates if completes else ()
+        tokens = tuple(candidate.node.token for candidate in kept)
+        parents = tuple(candidate.parent for candidate in kept)
         return SessionPlan(
             slot=self.slot.snapshot(),
             chain=chain,
             completes=completes,
-            tree_tokens=tuple(candidate.node.token for candidate in kept),
-            tree_parents=tuple(candidate.parent for candidate in kept),
+            tree_tokens=tokens,
+            tree_parents=parents,
             sampler=self.sampler,
             top_k=top_k if completes else 0,
             want_log_probs=log_probs,
             want_features=len(self.tokens) - end < feature_window,
+            log_probs=self.request.log_probs,
+            masks=self._constraint.masks(tokens, parents) if self._constraint is not None and completes else None,
         )
 
     def commit(self, result: SessionResult, candidates: Sequence[Candidate]) -> tuple[int, ...]:
@@ -214,7 +238,10 @@ class Session:
                 break
         self.total.tokens += len(taken)
         self.trie.advance(taken)
-        self._held_events.append(TokensEvent(tuple(taken), "".join(texts), tuple(sources)))
+        if self._constraint is not None:
+            self._constraint.take(taken)
+        log_probs = result.log_probs[: len(taken)]
+        self._held_events.append(TokensEvent(tuple(taken), "".join(texts), tuple(sources), log_probs))
         return tuple(taken)
 
     def _append(self, token: int) -> str:

@@ -59,14 +59,19 @@ class CandidateTrie:
             drafter fill the memory.
         max_drafter_nodes: of those, so many that one drafter was the first to propose, so that a fast one that
             talks nonsense leaves room for the others. 0 sets no such bound.
+        admits: whether a path below the root, given as its tokens, may be text; one that may not is left out, with all
+            that lies below.
     """
 
-    def __init__(self, max_nodes: int = 1024, max_drafter_nodes: int = 0) -> None:
+    def __init__(
+        self, max_nodes: int = 1024, max_drafter_nodes: int = 0, admits: Callable[[Sequence[int]], bool] | None = None
+    ) -> None:
         self.root = Node(token=-1, parent=None)
         self.num_nodes = 0
         self._max_nodes = max_nodes
         self._max_drafter_nodes = max_drafter_nodes or max_nodes
         self._num_first: Counter[str] = Counter()
+        self._admits = admits
 
     def graft(self, tree: DraftTree, sources: Sequence[Source], committed: Sequence[int] = ()) -> Grafted:
         """Adds a tree.
@@ -88,6 +93,8 @@ class CandidateTrie:
                 continue
             node = parent.children.get(tree.tokens[index])
             if node is None:
+                if self._admits is not None and not self._admits((*self._path(parent), tree.tokens[index])):
+                    continue
                 drafter_id = sources[tree.strategy[index]].drafter_id
                 if self.num_nodes >= self._max_nodes or self._num_first[drafter_id] >= self._max_drafter_nodes:
                     num_dropped += 1
@@ -99,6 +106,15 @@ class CandidateTrie:
             node.proposals[sources[tree.strategy[index]]] = tree.log_confidence[index]
             placed[index] = node
         return Grafted(False, len(placed) - len(anchors), num_dropped)
+
+    def _path(self, node: Node) -> list[int]:
+        """Tokens from below the root to this node."""
+        tokens: list[int] = []
+        while node is not self.root:
+            assert node.parent is not None
+            tokens.append(node.token)
+            node = node.parent
+        return tokens[::-1]
 
     def plan(
         self, probability: Callable[[Node], float], max_nodes: int, max_depth: int, min_value: float = 0.0

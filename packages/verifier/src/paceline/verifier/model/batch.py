@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from paceline.verifier.grammar.tree_masks import TreeMasks
 from paceline.verifier.model.blocks import KVSlot
 from paceline.verifier.model.features import Features
+from paceline.verifier.model.log_probs import TokenLogProbs
 from paceline.verifier.sampling import Sampler
+from paceline.wire.errors import PacelineError
 
 ROOT = -1
 
@@ -29,6 +32,9 @@ class SessionPlan:
         top_k: how many of the target's best tokens to report at each verified position; 0 reports none.
         want_log_probs: report log-probabilities with them.
         want_features: report the hidden states of the rows that stay.
+        log_probs: how many of the likeliest tokens to tell with each new token's log-probability; None tells nothing.
+        masks: which tokens may follow the chain's end and each tree node, if not all. Not a value as the rest is: it
+            belongs to the model's thread, and moves on with what the step commits.
     """
 
     slot: KVSlot
@@ -40,11 +46,14 @@ class SessionPlan:
     top_k: int = 0
     want_log_probs: bool = False
     want_features: bool = False
+    log_probs: int | None = None
+    masks: TreeMasks | None = None
 
     @property
     def needs_logits(self) -> bool:
         """Whether the best tokens alone don't do."""
-        return self.completes and (self.want_log_probs or not self.sampler.greedy)
+        asked = self.want_log_probs or self.log_probs is not None or self.masks is not None
+        return self.completes and (asked or not self.sampler.greedy)
 
     @property
     def num_rows(self) -> int:
@@ -84,12 +93,16 @@ class SessionResult:
         accepted: indices of the accepted tree nodes, along the path.
         top: if asked for.
         features: if asked for: of the chain's positions and those of the accepted candidates.
+        log_probs: of each new token, if asked for.
+        error: what the session fails with, alone; there are no tokens then.
     """
 
     tokens: tuple[int, ...]
     accepted: tuple[int, ...]
     top: TopRows | None = None
     features: Features | None = None
+    log_probs: tuple[TokenLogProbs, ...] = ()
+    error: PacelineError | None = None
 
 
 @dataclass(frozen=True, slots=True)

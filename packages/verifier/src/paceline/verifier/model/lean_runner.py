@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import structlog
 import torch
 
+from paceline.verifier.grammar.mask import Mask
 from paceline.verifier.model.batch import ROOT, SessionPlan, SessionResult, StepPlan, StepResult
 from paceline.verifier.model.blocks import BLOCK_TOKENS, BlockPool, KVSlot
 from paceline.verifier.model.decoder import DecoderWeights
@@ -47,7 +48,7 @@ class PickedScores(Scores):
         own = slice(first, first + count)
         return PickedScores(self.logits[own], self.best[own], self.picks[own], self.best_log_probs[own])
 
-    def pick(self, row: int, sampler: Sampler, position: int) -> int:
+    def pick(self, row: int, sampler: Sampler, position: int, mask: Mask | None = None) -> int:
         return self.picks[row]
 
     def log_probs(self, rows: Sequence[int], count: int) -> list[list[float]]:
@@ -187,11 +188,22 @@ def _rows(session: SessionPlan) -> SessionRows:
     return SessionRows(session.slot, (*session.chain, *session.tree_tokens), tuple(parents), tuple(wanted))
 
 
+def _masks(sessions: Sequence[SessionPlan]) -> dict[int, Mask]:
+    """By row. They are found while the device computes; a node without one is never gone to (`TreeMasks.known`)."""
+    masks: dict[int, Mask] = {}
+    first = 0
+    for session in sessions:
+        if session.masks is not None:
+            masks |= {first + 1 + node: mask for node, mask in session.masks.known().items()}
+        first += 1 + len(session.tree_tokens)
+    return masks
+
+
 def _picked(logits: torch.Tensor, sessions: Sequence[SessionPlan], num_best: int) -> PickedScores:
     """Picks and best tokens after each row, with one wait. logits: [all rows, vocab] of sessions that complete."""
     samplings = [session.sampler.sampling for session in sessions for _ in session.pick_positions]
     positions = [position for session in sessions for position in session.pick_positions]
-    picks = pick_rows(logits, samplings, positions)
+    picks = pick_rows(logits, samplings, positions, _masks(sessions))
     first = torch.argmax(logits, dim=-1, keepdim=True)
     best = torch.topk(logits, num_best, dim=-1).indices if num_best > 1 else first
     columns = [picks[:, None], first, best]

@@ -7,13 +7,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
-from paceline.verifier.acceptance import RULES
+from paceline.verifier.acceptance import RULES, Walk
+from paceline.verifier.grammar.mask import Mask
 from paceline.verifier.model.batch import SessionPlan, SessionResult, StepPlan, StepResult, TopRows
 from paceline.verifier.model.blocks import BlockPool, KVSlot
 from paceline.verifier.model.features import Bits, Features, FeatureSource, take
+from paceline.verifier.model.log_probs import TokenLogProbs, log_probs_of
 from paceline.verifier.sampling import Sampler
+from paceline.wire.errors import PacelineError
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +39,15 @@ class Scores:
         """Of some wanted rows; without features."""
         return Scores(self.logits[first : first + count], self.best[first : first + count])
 
-    def pick(self, row: int, sampler: Sampler, position: int) -> int:
-        """The token that the row's own sampler picks after it, at `position`."""
-        return self.best[row][0] if sampler.greedy else sampler.pick(self.logits[row], position)
+    def pick(self, row: int, sampler: Sampler, position: int, mask: Mask | None = None) -> int:
+        """The token that the row's own sampler picks after it, at `position`, of those that the mask allows."""
+        if sampler.greedy and mask is None:
+            return self.best[row][0]
+        return sampler.pick(self.logits[row], position, mask)
+
+    def row(self, row: int) -> npt.NDArray[np.float32]:
+        """A row's logits, [vocab], on the host."""
+        return np.asarray(self.logits[row].float().cpu())
 
     def log_probs(self, rows: Sequence[int], count: int) -> list[list[float]]:
         """Of the `count` best tokens after each of these rows."""
@@ -166,10 +177,17 @@ class Runner(ABC):
         positions = session.pick_positions
 
         def pick(node: int) -> int:
-            return scores.pick(node + 1, session.sampler, positions[node + 1])
+            mask = None if session.masks is None else session.masks.after(node)
+            return scores.pick(node + 1, session.sampler, positions[node + 1], mask)
 
-        walk = self._accept(session.tree_tokens, session.tree_parents, pick)
-        return SessionResult(walk.tokens, walk.accepted, _top(session, scores, walk.accepted))
+        try:
+            walk = self._accept(session.tree_tokens, session.tree_parents, pick)
+            if session.masks is not None:
+                session.masks.take(walk.tokens)
+        except PacelineError as error:  # of this session's grammar
+            return SessionResult((), (), error=error)
+        top = _top(session, scores, walk.accepted)
+        return SessionResult(walk.tokens, walk.accepted, top, log_probs=_log_probs(session, scores, walk))
 
 
 def compacted(kept: Sequence[Kept]) -> Iterator[tuple[KVSlot, list[int], list[int]]]:
@@ -189,6 +207,14 @@ def best_first(first: Sequence[int], rows: Sequence[list[int]]) -> list[list[int
     return [
         [token, *(other for other in row if other != token)][: len(row)] for token, row in zip(first, rows, strict=True)
     ]
+
+
+def _log_probs(session: SessionPlan, scores: Scores, walk: Walk) -> tuple[TokenLogProbs, ...]:
+    count = session.log_probs
+    if count is None:
+        return ()
+    path = [0, *(node + 1 for node in walk.accepted)]
+    return tuple(log_probs_of(scores.row(row), token, count) for row, token in zip(path, walk.tokens, strict=True))
 
 
 def _top(session: SessionPlan, scores: Scores, accepted: tuple[int, ...]) -> TopRows | None:

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from paceline.verifier.pieces import pieces
 from paceline.wire.errors import PacelineError, Reason
 from paceline.wire.tokenizer_files import tokenizer_files
 from paceline.wire.tokenizer_hash import tokenizer_hash
@@ -81,6 +82,20 @@ class TargetTokenizer:
             return self._files
         contents = tokenizer_files(self.tokenizer).items()
         return tuple(TokenizerFile(path, content, hashlib.sha256(content).digest()) for path, content in contents)
+
+    @property
+    def contents(self) -> dict[str, bytes]:
+        """The files' contents by path."""
+        return {file.path: file.content for file in self.files}
+
+    @cached_property
+    def pieces(self) -> tuple[bytes, ...]:
+        """The bytes that each token stands for, by id. Takes some tenths of a second."""
+        return pieces(self.contents, self.tokenizer, len(self.tokenizer))
+
+    def piece(self, token: int) -> bytes:
+        """The bytes that a token stands for; none for ids that the model has and the tokenizer hasn't."""
+        return self.pieces[token] if token < len(self.pieces) else b""
 
     @cached_property
     def content_hash(self) -> str:
