@@ -32,6 +32,16 @@ def answer(seed: int, num_tokens: int, start: int = 0) -> list[int]:
     return [token_at(seed, position) for position in range(start, num_tokens)]
 
 
+def log_probs_at(seed: int, position: int, top: int) -> generation_pb2.TokenLogProbs:
+    """The token itself is the likeliest, and each of the others half as likely as the one before."""
+
+    def one(rank: int) -> generation_pb2.TokenLogProb:
+        token = token_at(seed, position) + rank
+        return generation_pb2.TokenLogProb(id=token, piece=f"{token} ".encode(), log_prob=-0.5 - 0.7 * rank)
+
+    return generation_pb2.TokenLogProbs(token=one(0), top=[one(rank) for rank in range(top)])
+
+
 async def eventually(condition: Callable[[], object]) -> None:
     """Waits until a condition holds; fails after a while."""
     async with asyncio.timeout(DEADLINE_S):
@@ -45,16 +55,21 @@ class FakeVerifier(verifier_pb2_grpc.VerifierServicer):
 
     Attributes:
         drafters: names by id of those connected.
+        protocol: that it says it speaks.
+        accepted: sources of an answer's tokens, over and over; 0 is the target itself.
         speed: reward that the drafters in force earn; 1 for none.
         refusal: raised for each request, if set.
         stop_at: position at which an answer stops to go on until `resume` is set; the test may kill it there.
         fail_at: position at which the answer ends with `failure`.
         token_s: pause after each token.
-        requests: seen so far. engaged: speculation by Engage, in order.
+        requests: seen so far. engaged: speculation by Engage, in order. num_yielded: tokens that gRPC took.
+        num_cancelled, num_ended: requests, those cancelled among the ended.
     """
 
     verifier_id: str
     drafters: dict[str, str] = field(default_factory=dict)
+    protocol: tuple[int, int] = (1, 3)
+    accepted: tuple[int, ...] = (0,)
     model: str = "m"
     tokenizer_hash: str = "hash"
     capacity: int = 4
@@ -71,6 +86,8 @@ class FakeVerifier(verifier_pb2_grpc.VerifierServicer):
     time_left: list[float | None] = field(default_factory=list)
     engaged: list[types_pb2.Speculation] = field(default_factory=list)
     num_cancelled: int = 0
+    num_yielded: int = 0
+    num_ended: int = 0
     address: str = ""
     server: Any = None
     in_force: dict[str, types_pb2.Speculation] = field(default_factory=dict)
@@ -92,6 +109,7 @@ class FakeVerifier(verifier_pb2_grpc.VerifierServicer):
             "tokenizer_hash": self.tokenizer_hash,
             "capacity": self.capacity,
             "connected": tuple(self.drafters),
+            "protocol": self.protocol,
         }
         return Member(self.verifier_id, Role.VERIFIER, **{**said, **fields})
 
@@ -110,11 +128,13 @@ class FakeVerifier(verifier_pb2_grpc.VerifierServicer):
                 yield event
         except PacelineError as error:
             await abort(context, error)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):  # the latter where gRPC was sending when it was cancelled
             self.num_cancelled += 1
             raise
         except _Failure as failure:
             await context.abort(failure.code, "failed as told")
+        finally:
+            self.num_ended += 1
 
     async def Engage(
         self, request: verifier_pb2.EngageRequest, context: grpc.aio.ServicerContext
@@ -150,7 +170,13 @@ class FakeVerifier(verifier_pb2_grpc.VerifierServicer):
                     raise self.failure
                 raise _Failure(self.failure)
             token = token_at(seed, position)
-            yield generation_pb2.GenerateEvent(tokens=generation_pb2.Tokens(ids=[token], text=f"{token} ", sources=[0]))
+            tokens = generation_pb2.Tokens(
+                ids=[token], text=f"{token} ", sources=[self.accepted[position % len(self.accepted)]]
+            )
+            if request.HasField("log_probs"):
+                tokens.log_probs.append(log_probs_at(seed, position, request.log_probs.top))
+            yield generation_pb2.GenerateEvent(tokens=tokens)
+            self.num_yielded += 1
             await asyncio.sleep(self.token_s)
             if position + 1 == end or 0 < request.segment_tokens <= position + 1 - segment:
                 yield generation_pb2.GenerateEvent(outcome=self._outcome(request.request_id, position + 1 - segment))
@@ -169,6 +195,7 @@ class FakeVerifier(verifier_pb2_grpc.VerifierServicer):
         return generation_pb2.Outcome(
             tokens=num_tokens,
             steps=num_tokens,
+            nodes=sum(self.accepted) * num_tokens,
             verify_s=0.01 * num_tokens / self.speed(names),
             plain_s=0.01 * num_tokens,
             prompt_tokens=3,

@@ -41,6 +41,14 @@ def named(*drafters: str, **fields: Any) -> generation_pb2.GenerateRequest:
     return request(speculation=types_pb2.Speculation(drafters=drafters, **fields))
 
 
+def schema(text: str, **limits: Any) -> generation_pb2.GenerateRequest:
+    return request(constraint=generation_pb2.Constraint(json_schema=text), limits=types_pb2.Limits(**limits))
+
+
+def log_probs(top: int) -> generation_pb2.GenerateRequest:
+    return request(log_probs=generation_pb2.LogProbsRequest(top=top))
+
+
 GOOD = {
     "text": request(),
     "longest text": request(text="x" * MAX_TEXT_BYTES),
@@ -51,6 +59,8 @@ GOOD = {
     "min_p 0": sampling(min_p=0.0),
     "most stops": stop(*["x" * 256] * 16),
     "most drafters": named(*["x" * 200] * 16),
+    "most log-probabilities": log_probs(20),
+    "longest schema": schema("é" * 32768),
     "longest names": request(request_id="x" * 200, tenant="x" * 200, model="x" * 200),
 }
 BAD = {
@@ -74,6 +84,11 @@ BAD = {
     "top_p no number": (sampling(top_p=math.nan), Reason.OUT_OF_RANGE, "sampling.top_p"),
     "min_p 1": (sampling(min_p=1.0), Reason.OUT_OF_RANGE, "sampling.min_p"),
     "min_p negative": (sampling(min_p=-0.1), Reason.OUT_OF_RANGE, "sampling.min_p"),
+    "many log-probabilities": (log_probs(21), Reason.OUT_OF_RANGE, "log_probs.top"),
+    "long schema": (schema("x" * 65537), Reason.OUT_OF_RANGE, "constraint.json_schema"),
+    "long schema in bytes": (schema("é" * 32769), Reason.OUT_OF_RANGE, "constraint.json_schema"),
+    "no constraint in it": (request(constraint=generation_pb2.Constraint()), Reason.MALFORMED, "constraint"),
+    "endless document": (schema("{}", ignore_eos=True), Reason.MALFORMED, "limits.ignore_eos"),
     "many stops": (stop(*["x"] * 17), Reason.OUT_OF_RANGE, "limits.stop"),
     "empty stop": (stop(""), Reason.OUT_OF_RANGE, "limits.stop"),
     "long stop": (stop("x" * 257), Reason.OUT_OF_RANGE, "limits.stop"),

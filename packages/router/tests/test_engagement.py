@@ -28,12 +28,12 @@ async def ids_of(call: Any) -> list[int]:
 
 def pulls(deployment: Deployment, arm: Arm) -> float:
     (report,) = deployment.router.backend.learner.report("m", [arm])
-    return report.stats.pulls
+    return report.pulls
 
 
 def mean(deployment: Deployment, arm: Arm) -> float:
     (report,) = deployment.router.backend.learner.report("m", [arm])
-    return report.stats.mean
+    return report.mean
 
 
 async def test_a_segment_is_credited_to_the_arm_that_was_engaged_for_it(deploy: Deploy) -> None:

@@ -7,6 +7,7 @@ import json
 import signal
 import socket
 import sqlite3
+import struct
 import subprocess
 import sys
 import time
@@ -17,13 +18,15 @@ from typing import Any
 
 import grpc.aio
 import pytest
+from announcing import announce
 from conftest import FakeVerifier, answer, request_of
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from redis_server import RedisServer
 
+from paceline.router.policies.linucb import LinUcb
 from paceline.router.version import VERSION
 from paceline.v1 import router_pb2, router_pb2_grpc
-from paceline.wire.version import make_peer
 
 START_S = 20.0
 
@@ -76,28 +79,6 @@ def start(tmp_path: Path, stack: AsyncExitStack) -> Start:
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "paceline.router", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=START_S, check=False)
-
-
-async def announce(registry: Any, verifier: FakeVerifier) -> None:
-    peer = make_peer("test", "0")
-    members = [
-        router_pb2.Member(id=key, role=router_pb2.ROLE_DRAFTER, name=name, peer=peer)
-        for key, name in verifier.drafters.items()
-    ]
-    members.append(
-        router_pb2.Member(
-            id=verifier.verifier_id,
-            role=router_pb2.ROLE_VERIFIER,
-            address=verifier.address,
-            model=verifier.model,
-            tokenizer_hash=verifier.tokenizer_hash,
-            capacity=4,
-            connected=list(verifier.drafters),
-            peer=peer,
-        )
-    )
-    for member in members:
-        await registry.Announce(router_pb2.AnnounceRequest(member=member))
 
 
 async def arms(stub: Any) -> dict[tuple[str, ...], tuple[float, float]]:
@@ -154,12 +135,40 @@ async def test_what_was_learnt_survives_kill_9_and_status_shows_it(
     assert told == {key: pytest.approx(mean) for key, (_, mean) in learnt.items()}
 
 
+async def test_what_a_router_learnt_is_in_redis_for_the_next(
+    start: Start, stack: AsyncExitStack, tmp_path: Path
+) -> None:
+    server = RedisServer(tmp_path)
+    stack.callback(server.stop)
+    server.start()
+    verifier = await FakeVerifier("v", drafters={"s-1": "suffix"}).start()
+    stack.push_async_callback(verifier.kill)
+    flags = ("--state", server.url, "--segment-tokens", "4", "--lease-s", "60")
+    busy = start(*flags)
+    async with grpc.aio.insecure_channel(await busy.ready()) as channel:
+        await announce(router_pb2_grpc.RegistryStub(channel), verifier)
+        stub = router_pb2_grpc.RouterStub(channel)
+        ids = [token async for event in stub.Generate(request_of()) for token in event.tokens.ids]
+        assert ids == answer(7, len(ids))
+        learnt = await arms(stub)
+    assert await busy.end(signal.SIGTERM) == 0
+    quiet = start(*flags)
+    async with grpc.aio.insecure_channel(await quiet.ready()) as channel:
+        await announce(router_pb2_grpc.RegistryStub(channel), verifier)
+        assert await arms(router_pb2_grpc.RouterStub(channel)) == {
+            key: pytest.approx(value) for key, value in learnt.items()
+        }
+    assert learnt["suffix",][0] > 0
+
+
 async def stored(path: Path, pulls: float) -> None:
     """Waits until the file has as much as the router knows; it is written in the background."""
     deadline_s = time.monotonic() + START_S
     while True:
-        (total,) = sqlite3.connect(path).execute("SELECT coalesce(sum(pulls), 0) FROM arms").fetchone()
-        if abs(total - pulls) < 1e-6:
+        rows = sqlite3.connect(path).execute("SELECT at, sums FROM sums").fetchall()
+        latest = max((at for at, _sums in rows), default=0)
+        discount = LinUcb().shape.discount
+        if abs(sum(struct.unpack("<d", sums[:8])[0] * discount ** (latest - at) for at, sums in rows) - pulls) < 1e-6:
             return
         assert time.monotonic() < deadline_s
         await asyncio.sleep(0.02)
@@ -175,9 +184,9 @@ def test_a_port_in_use_is_said_in_one_line() -> None:
     assert "--listen" in line
 
 
-def test_a_state_file_that_is_no_database_is_said_in_one_line(tmp_path: Path) -> None:
+def test_a_state_file_that_cannot_be_used_is_said_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "router.db"
-    path.write_text("no database " * 500)
+    path.mkdir()
     ended = run("serve", "--listen", "127.0.0.1:0", "--state", f"sqlite:///{path}", "--log-level", "error")
     assert ended.returncode == 1
     (line,) = ended.stderr.strip().splitlines()

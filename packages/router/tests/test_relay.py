@@ -463,4 +463,4 @@ async def test_a_store_that_fails_costs_learning_and_no_request(deploy: Deploy, 
         assert ids == answer(SEED, DEFAULT_MAX_TOKENS)
     learner = deployment.router.backend.learner
     reports = learner.report("m", [PLAIN, Arm(("suffix",))])
-    assert all(report.stats.pulls > 0 for report in reports)
+    assert all(report.pulls > 0 for report in reports)

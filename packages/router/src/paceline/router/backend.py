@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from paceline.router.arms import Arm, arms_for
 from paceline.router.learner import Learner
 from paceline.router.roster import Roster
 from paceline.router.trial_book import TrialBook
@@ -17,6 +18,7 @@ class Backend:
 
     Attributes:
         trials: of drafters' new revisions.
+        small_budget: candidates of a step in arms with a small draft budget; 0 for no such arms.
         segment_tokens: tokens after which drafters are chosen anew.
         failover_wait_s: how long a request waits for a verifier to appear.
         clock: monotonic seconds.
@@ -26,6 +28,11 @@ class Backend:
     learner: Learner
     verifiers: Verifiers
     trials: TrialBook
+    small_budget: int
     segment_tokens: int
     failover_wait_s: float
     clock: Callable[[], float]
+
+    def arms_for(self, names: Iterable[str]) -> tuple[Arm, ...]:
+        """The arms to choose from where drafters of these names are connected."""
+        return arms_for(names, self.small_budget)

@@ -15,6 +15,8 @@ MAX_STOPS = 16
 MAX_STOP_LENGTH = 256
 MAX_DRAFTERS = 16
 MAX_TEMPERATURE = 100.0
+MAX_TOP_LOG_PROBS = 20
+MAX_SCHEMA_BYTES = 64 * 1024
 
 
 def check_request(request: generation_pb2.GenerateRequest) -> None:
@@ -25,6 +27,9 @@ def check_request(request: generation_pb2.GenerateRequest) -> None:
     _check_sampling(request.sampling)
     _check_stop(request.limits)
     _check_speculation(request.speculation)
+    if request.log_probs.top > MAX_TOP_LOG_PROBS:
+        raise out_of_range("log_probs.top", request.log_probs.top, f"at most {MAX_TOP_LOG_PROBS}")
+    _check_constraint(request)
     _check_count("committed.ids", len(request.committed.ids), MAX_TOKEN_IDS)
 
 
@@ -104,3 +109,20 @@ def _check_speculation(speculation: types_pb2.Speculation) -> None:
             "speculation.off is true and speculation.drafters names some; set one of them",
             field="speculation",
         )
+
+
+def _check_constraint(request: generation_pb2.GenerateRequest) -> None:
+    if not request.HasField("constraint"):
+        return
+    if not request.constraint.HasField("json_schema"):
+        why = "constraint is empty; set constraint.json_schema, or leave it out"
+        raise PacelineError(Reason.MALFORMED, why, field="constraint")
+    if request.limits.ignore_eos:
+        raise PacelineError(
+            Reason.MALFORMED,
+            "limits.ignore_eos is true and constraint is set, whose document ends the answer; set one of them",
+            field="limits.ignore_eos",
+        )
+    size = len(request.constraint.json_schema.encode())
+    if size > MAX_SCHEMA_BYTES:
+        raise out_of_range("constraint.json_schema", f"{size} bytes long", f"at most {MAX_SCHEMA_BYTES} bytes")

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from paceline.router.arms import Arm
 from paceline.router.checks import MAX_NAME, check_length
+from paceline.router.context import MAX_HEAD, Prompt, prompt_of
 from paceline.router.learner import ArmReport
 from paceline.router.member import Member, Role
 from paceline.router.trial_book import Verdict
@@ -18,6 +19,7 @@ from paceline.wire.version import check_peer
 
 MAX_STRATEGIES = 32
 MAX_CONNECTED = 1024
+CHARACTERS_PER_TOKEN = 4  # of a prompt that comes as tokens; about what English text has
 
 _ROLES = {
     router_pb2.ROLE_VERIFIER: Role.VERIFIER,
@@ -141,6 +143,18 @@ def verdict_to_proto(verdict: Verdict) -> router_pb2.TrialVerdict:
     )
 
 
+def prompt_from_proto(request: generation_pb2.GenerateRequest) -> Prompt:
+    """What policies may know of a request's prompt. Of a conversation the last message says what it is about."""
+    kind = request.WhichOneof("prompt")
+    if kind == "messages":
+        messages = request.messages.messages
+        head = messages[-1].content[:MAX_HEAD] if messages else ""
+        return prompt_of(head, sum(len(message.content) for message in messages))
+    if kind == "token_ids":
+        return prompt_of("", CHARACTERS_PER_TOKEN * len(request.token_ids.ids))
+    return prompt_of(request.text[:MAX_HEAD], len(request.text))
+
+
 def wish_from_proto(message: types_pb2.Speculation) -> Wish:
     return Wish(message.off, tuple(message.drafters), message.max_nodes)
 
@@ -173,8 +187,8 @@ def arm_to_proto(model: str, report: ArmReport) -> router_pb2.ArmStatus:
         model=model,
         drafters=report.arm.drafters,
         max_nodes=report.arm.max_nodes,
-        pulls=report.stats.pulls,
-        mean_reward=report.stats.mean,
+        pulls=report.pulls,
+        mean_reward=report.mean,
         bonus=report.bonus,
     )
 

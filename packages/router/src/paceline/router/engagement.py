@@ -7,14 +7,16 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from paceline.router.arms import PLAIN, Arm, arms_for
+from paceline.router.arms import PLAIN, Arm
 from paceline.router.attribution import Attribution
 from paceline.router.backend import Backend
+from paceline.router.context import Prompt
 from paceline.router.convert import speculation_to_proto
+from paceline.router.evidence import Observation
 from paceline.router.failures import VerifierError
 from paceline.router.member import Member
+from paceline.router.policies.base import Decision
 from paceline.router.reward import reward_of
-from paceline.router.statistics import Observation
 from paceline.router.trial_seat import TrialSeat
 from paceline.router.wish import Wish
 from paceline.v1 import generation_pb2, types_pb2
@@ -46,21 +48,34 @@ class Engagement:
         verifier: that runs the request.
         request_id: by which it knows it.
         wish: of the client.
+        prompt: what the router looked at of the request's prompt, for policies.
+        temperature: of the request.
         gone: drafters not to be tried (any more).
         continuing: the request began elsewhere. Then drafters the client named that aren't here are left out,
             because an answer that has begun must not end for want of a drafter.
     """
 
     def __init__(
-        self, backend: Backend, verifier: Member, request_id: str, wish: Wish, gone: Gone, continuing: bool
+        self,
+        backend: Backend,
+        verifier: Member,
+        request_id: str,
+        wish: Wish,
+        prompt: Prompt,
+        temperature: float,
+        gone: Gone,
+        continuing: bool,
     ) -> None:
         self._backend = backend
         self._verifier = verifier
         self._request_id = request_id
         self._wish = wish
+        self._prompt = prompt
+        self._temperature = temperature
         self._gone = gone
         self._engaging: asyncio.Task[None] | None = None
         self._pending: Arm | None = None
+        self._decision: Decision
         self._seat = TrialSeat(backend.trials)
         connected = self._connected()
         named = wish.present(gone.remaining(backend.roster.drafters_at(verifier))) if continuing else wish.drafters
@@ -69,8 +84,9 @@ class Engagement:
             named = self._seat.named(arm, connected, self._trials())
         else:
             arm = Wish(off=not named, drafters=named).arm(backend.roster.known_drafters())
+            self._decision = Decision(arm, probability=0.0, context=self._context())
         self._attribution = Attribution(arm, backend.segment_tokens)
-        self.speculation = speculation_to_proto(named, wish.max_nodes)
+        self.speculation = speculation_to_proto(named, wish.budget(arm))
 
     def committed(self, num_tokens: int) -> None:
         """Tokens came from the verifier."""
@@ -84,7 +100,7 @@ class Engagement:
         reward = reward_of(outcome.tokens, outcome.verify_s, outcome.wait_s, outcome.plain_s)
         if arm is not None and reward is not None and self._wish.teaches(arm, connected):
             if not self._seat.replaces(arm):
-                self._backend.learner.learn(Observation(self._verifier.model, arm, reward))
+                self._backend.learner.learn(self._observation(arm, reward))
             self._seat.segment(arm, reward, connected, self._trials())
         # A shorter segment was the last. After a mixture the arm stays, so that it is seen for a whole segment.
         if self._wish.free and outcome.tokens >= self._backend.segment_tokens:
@@ -116,11 +132,22 @@ class Engagement:
 
     def _choose(self, connected: dict[str, str]) -> Arm:
         self._settle()
-        learner, model = self._backend.learner, self._verifier.model
-        arm = learner.choose(model, arms_for(connected.values())) if connected else PLAIN
-        learner.begin(model, arm)
-        self._pending = arm
-        return arm
+        learner, model, context = self._backend.learner, self._verifier.model, self._context()
+        self._decision = Decision(PLAIN, context=context)
+        if connected:
+            self._decision = learner.choose(model, self._backend.arms_for(connected.values()), context)
+        self._pending = self._decision.arm
+        learner.begin(model, self._pending)
+        return self._pending
+
+    def _context(self) -> tuple[float, ...]:
+        return self._prompt.context(self._temperature, self._backend.roster.occupancy(self._verifier))
+
+    def _observation(self, arm: Arm, reward: float) -> Observation:
+        """A segment under an arm other than the one chosen last wasn't drawn by the policy: that one came too late."""
+        decision = self._decision
+        probability = decision.probability if arm == decision.arm else 0.0
+        return Observation(self._verifier.model, arm, reward, probability, decision.context)
 
     def _settle(self) -> None:
         if self._pending is not None:
@@ -133,7 +160,7 @@ class Engagement:
     def _change(self, arm: Arm) -> None:
         if arm != self._attribution.arm:
             named = self._seat.named(arm, self._connected(), self._trials())
-            speculation = speculation_to_proto(named, self._wish.max_nodes)
+            speculation = speculation_to_proto(named, self._wish.budget(arm))
             self._engaging = asyncio.create_task(self._engage(arm, speculation), name="engage")
 
     async def _engage(self, arm: Arm, speculation: types_pb2.Speculation) -> None:

@@ -16,10 +16,19 @@ class VerifierError(Exception):
         reason: of Paceline's error, None if the failure is gRPC's own (connection lost, deadline, …).
         value: what the error names as the offending value, if it names one.
         details: the serialized google.rpc.Status, to be passed on as it came.
+        field: what the error names as the offending field, if it names one.
+        retry_after_s: when to try again, if it says so.
     """
 
     def __init__(
-        self, code: str, message: str, reason: Reason | None = None, value: str = "", details: bytes = b""
+        self,
+        code: str,
+        message: str,
+        reason: Reason | None = None,
+        value: str = "",
+        details: bytes = b"",
+        field: str = "",
+        retry_after_s: float | None = None,
     ) -> None:
         super().__init__(message)
         self.code = code
@@ -27,6 +36,8 @@ class VerifierError(Exception):
         self.reason = reason
         self.value = value
         self.details = details
+        self.field = field
+        self.retry_after_s = retry_after_s
 
 
 class Verdict(Enum):

@@ -4,53 +4,79 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import Counter, deque
+import secrets
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import structlog
 
 from paceline.router.arms import Arm
-from paceline.router.policies.base import Policy, Situation
-from paceline.router.state.base import StateStore, StoreError
-from paceline.router.statistics import ArmStats, Observation, Statistics
+from paceline.router.context import NEUTRAL
+from paceline.router.evidence import Evidence, Knowledge, Observation, merged
+from paceline.router.policies.base import Decision, Policy, Situation
+from paceline.router.probation import decide
+from paceline.router.state.base import Batch, StateStore, StoreError, StoreLost
 
 log = structlog.get_logger()
 
 RETRY_S = 5.0
-MAX_QUEUED = 10_000
-MAX_BATCH = 500
+REFRESH_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class ArmReport:
-    """What is believed of one arm, for people."""
+    """What is believed of one arm, for people.
+
+    Attributes:
+        pulls: discounted segments; mean: their reward, 0 without any.
+        bonus: that the policy grants it for being uncertain.
+    """
 
     arm: Arm
-    stats: ArmStats
+    pulls: float
+    mean: float
     bonus: float
 
 
 class Learner:
     """Chooses arms by a policy, and learns.
 
-    Choices are made from memory. A task writes what was learnt to the store; while the store fails, learning
-    goes on in memory and the writes are repeated. What other routers wrote to a shared store is read back
-    with each write.
+    Choices are made from memory. A task adds what was learnt to the store, a batch at a time; while the store fails,
+    learning goes on in memory. A batch whose answer didn't come keeps its number and is sent again before anything that
+    was learnt since, so the store adds it once. What other routers told a shared store comes back with each batch, and
+    now and then while there is none.
 
     Args:
         policy: decides.
         store: keeps.
+        random: draws for policies; None makes one.
         retry_s: pause after the store failed.
+        refresh_s: pause between looks at a store that other routers may write to.
     """
 
-    def __init__(self, policy: Policy, store: StateStore, retry_s: float = RETRY_S) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        store: StateStore,
+        random: np.random.Generator | None = None,
+        retry_s: float = RETRY_S,
+        refresh_s: float = REFRESH_S,
+    ) -> None:
         self._policy = policy
         self._store = store
+        self._random = random or np.random.default_rng()
         self._retry_s = retry_s
-        self._stored = Statistics()  # as the store had it last
-        self._current = Statistics()  # the same with what is queued
-        self._queued: deque[Observation] = deque()
+        self._refresh_s = refresh_s
+        self._router = secrets.token_hex(8)
+        self._nothing = Evidence.nothing(policy.shape.width)
+        # What is known is the sum of these, one after the other: what the store had last, the batch that is under way,
+        # and what was learnt since.
+        self._stored: Knowledge = {}
+        self._sent = Batch(self._router, 0, {})
+        self._fresh: dict[str, Evidence] = {}
+        self._current: dict[str, Evidence] = {}
         self._pending: dict[str, Counter[Arm]] = {}
         self._open = False
         self._warned = False
@@ -60,7 +86,8 @@ class Learner:
 
     async def start(self) -> None:
         """Reads what was learnt before. Raises StoreError if the store can't be used."""
-        self._stored = self._current = await self._store.open(Statistics())
+        self._stored = await self._store.open(self._policy.shape, {})
+        self._current = dict(self._stored)
         self._open = True
         self._task = asyncio.create_task(self._write(), name="learner")
 
@@ -75,9 +102,10 @@ class Learner:
 
     # Choosing
 
-    def choose(self, model: str, arms: Sequence[Arm]) -> Arm:
+    def choose(self, model: str, arms: Sequence[Arm], context: tuple[float, ...] = NEUTRAL) -> Decision:
         """The policy's choice between arms of a model."""
-        return self._policy.choose(self._situation(model, arms))
+        known = self._current.get(model, self._nothing)
+        return decide(self._policy, known, arms, self._running(model, arms), context, self._random)
 
     def begin(self, model: str, arm: Arm) -> None:
         """A segment starts under an arm; `end` is owed."""
@@ -93,36 +121,42 @@ class Learner:
             del self._pending[model]
 
     def report(self, model: str, arms: Sequence[Arm]) -> list[ArmReport]:
-        situation = self._situation(model, arms)
+        sums = self._current.get(model, self._nothing).of_arms(arms)
+        situation = Situation(arms, sums, self._running(model, arms), NEUTRAL)
         return [
-            ArmReport(arm, situation.stats.get(arm, ArmStats()), self._policy.bonus(arm, situation)) for arm in arms
+            ArmReport(arm, float(weight), float(mean) if weight > 0.0 else 0.0, float(bonus))
+            for arm, weight, mean, bonus in zip(
+                arms, situation.weights, situation.means, self._policy.bonuses(situation), strict=True
+            )
         ]
 
-    def _situation(self, model: str, arms: Sequence[Arm]) -> Situation:
-        return Situation(arms, self._current.of(model), self._pending.get(model, {}))
+    def _running(self, model: str, arms: Sequence[Arm]) -> np.ndarray:
+        pending = self._pending.get(model)
+        return np.zeros(len(arms)) if not pending else np.array([float(pending[arm]) for arm in arms])
 
     # Learning
 
     def learn(self, observation: Observation) -> None:
         """Counts at once for choices here, and soon in the store."""
-        self._current = self._current.learn(observation, self._policy.discount)
-        if len(self._queued) >= MAX_QUEUED:
-            # The store has been away for long: what it would get first is kept in memory only.
-            self._stored = self._stored.learn(self._queued.popleft(), self._policy.discount)
-        self._queued.append(observation)
+        one = {observation.model: Evidence.of(self._policy.evidence(observation))}
+        self._fresh = merged(self._fresh, one, self._policy.shape.discount)
+        self._current = merged(self._current, one, self._policy.shape.discount)
         self._wake.set()
 
     async def _write(self) -> None:
         while True:
-            while self._queued:
+            while self._fresh or self._sent.learnt:
                 last = self._closing.is_set()
-                if not await self._flush():
+                if not await self._told():
                     if last:
                         return
                     await self._pause()
             if self._closing.is_set():
                 return
-            await self._wake.wait()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), self._refresh_s)
+            if not self._wake.is_set() and not await self._told():
+                await self._pause()
             self._wake.clear()
 
     async def _pause(self) -> None:
@@ -130,13 +164,15 @@ class Learner:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._closing.wait(), self._retry_s)
 
-    async def _flush(self) -> bool:
-        batch = [self._queued[index] for index in range(min(MAX_BATCH, len(self._queued)))]
+    async def _told(self) -> bool:
+        """Adds what was learnt to the store, if anything was, and reads; False if the store failed."""
         try:
-            if not self._open:
-                await self._store.open(self._stored)
-                self._open = True
-            stored = await self._store.apply(batch, self._policy.discount)
+            try:
+                await self._exchange()
+            except StoreLost as lost:
+                log.warning("the store has lost something; what is known here is put back", why=str(lost))
+                self._open = False
+                await self._exchange()
         except StoreError as error:
             self._open = False
             if not self._warned:
@@ -146,14 +182,32 @@ class Learner:
         if self._warned:
             log.info("the store is back")
         self._warned = False
-        self._taken(batch, stored)
         return True
 
-    def _taken(self, batch: list[Observation], stored: Statistics) -> None:
-        for observation in batch:
-            # While the batch was written, a full queue may have dropped some of it.
-            if self._queued and self._queued[0] is observation:
-                self._queued.popleft()
-        self._stored = self._current = stored
-        for observation in self._queued:
-            self._current = self._current.learn(observation, self._policy.discount)
+    async def _exchange(self) -> None:
+        if not self._open:
+            self._read(await self._store.open(self._policy.shape, self._stored), whole=True)
+            self._open = True
+        if not self._sent.learnt and self._fresh:
+            self._sent = Batch(self._router, self._sent.number + 1, self._fresh)
+            self._fresh = {}
+        if self._sent.learnt:
+            seen = {model: self._stored[model].segments for model in self._sent.learnt if model in self._stored}
+            found = await self._store.apply(replace(self._sent, seen=seen))
+            self._sent = Batch(self._router, self._sent.number, {})
+            self._read(found)
+        else:
+            self._read(self._complete(await self._store.read()), whole=True)
+
+    def _complete(self, found: Knowledge) -> Knowledge:
+        """Raises StoreLost if the store has less than it had."""
+        had = {model: evidence.segments for model, evidence in self._stored.items()}
+        if (had and not found) or any(found[model].segments < had.get(model, 0) for model in found):
+            raise StoreLost("the store has less than was read there before")
+        return found
+
+    def _read(self, found: Knowledge, whole: bool = False) -> None:
+        """The store has this, of some models or of all."""
+        self._stored = found if whole else {**self._stored, **found}
+        discount = self._policy.shape.discount
+        self._current = merged(merged(self._stored, self._sent.learnt, discount), self._fresh, discount)

@@ -21,11 +21,12 @@ def least_loaded(verifiers: Iterable[Member], in_flight: Mapping[str, int]) -> M
             counts.
     """
 
-    def occupancy(member: Member) -> tuple[float, str]:
-        load = max(member.load, in_flight.get(member.member_id, 0))
-        return load / max(1, member.capacity), member.member_id
+    return min(verifiers, key=lambda member: (occupancy(member, in_flight), member.member_id), default=None)
 
-    return min(verifiers, key=occupancy, default=None)
+
+def occupancy(verifier: Member, in_flight: Mapping[str, int]) -> float:
+    """Sessions at a verifier as a share of those that it runs at once."""
+    return max(verifier.load, in_flight.get(verifier.member_id, 0)) / max(1, verifier.capacity)
 
 
 class Suspects:

@@ -11,8 +11,9 @@ from contextlib import aclosing
 
 import structlog
 
+from paceline.router.abilities import knows, newer_fields, unknown_to_all
 from paceline.router.backend import Backend
-from paceline.router.convert import attempt_request
+from paceline.router.convert import attempt_request, prompt_from_proto
 from paceline.router.engagement import Engagement, Gone
 from paceline.router.failures import Verdict, VerifierError, judge
 from paceline.router.member import Member, Role
@@ -47,6 +48,7 @@ class Relay:
     ) -> None:
         self._request = request
         self._wish = wish
+        self._prompt = prompt_from_proto(request)
         self._backend = backend
         self._time_left = time_left
         self._begun_s = backend.clock()
@@ -59,6 +61,7 @@ class Relay:
         self._num_lost_outcomes = 0
         self._gone = Gone()
         self._busy: dict[str, float] = {}
+        self._newer_fields = newer_fields(request)
         self._lacking: set[str] = set()  # verifiers without a drafter that the client named
         self._refusal: VerifierError | None = None
         self._failure: VerifierError | None = None
@@ -69,7 +72,7 @@ class Relay:
 
         Raises:
             VerifierError: a refusal that the client should get as it is.
-            PacelineError: NO_VERIFIER, UNKNOWN_MODEL, VERIFIER_LOST.
+            PacelineError: NO_VERIFIER, UNKNOWN_MODEL, INCOMPATIBLE_VERSION, VERIFIER_LOST.
         """
         while not self._finished:
             verifier = await self._place()
@@ -85,7 +88,14 @@ class Relay:
         backend = self._backend
         self._model, self._tokenizer_hash = verifier.model, verifier.tokenizer_hash
         engagement = Engagement(
-            backend, verifier, self._request.request_id, self._wish, self._gone, continuing=self._started
+            backend,
+            verifier,
+            self._request.request_id,
+            self._wish,
+            self._prompt,
+            self._request.sampling.temperature,
+            self._gone,
+            continuing=self._started,
         )
         request = attempt_request(
             self._request, verifier.model, self._relayed, engagement.speculation, backend.segment_tokens
@@ -208,6 +218,7 @@ class Relay:
             if self._model in ("", member.model)
             and (not self._started or member.tokenizer_hash == self._tokenizer_hash)
             and member.member_id not in self._lacking
+            and knows(member, self._newer_fields)
         ]
         free = [member for member in fitting if now_s >= self._busy.get(member.member_id, now_s)]
         if not self._wish.drafters:
@@ -219,7 +230,7 @@ class Relay:
         return [member for member in having or fitting if member in free]
 
     def _check_hope(self) -> None:
-        """Raises NO_VERIFIER or UNKNOWN_MODEL where waiting for a failed verifier's return makes no sense."""
+        """Raises NO_VERIFIER, UNKNOWN_MODEL or INCOMPATIBLE_VERSION where waiting makes no sense."""
         if self._failure is not None or self._started:
             return
         verifiers = [member for member in self._backend.roster.members(Role.VERIFIER) if not member.draining]
@@ -239,6 +250,9 @@ class Relay:
                 value=self._model,
                 limit=listed,
             )
+        hosts = [member for member in verifiers if self._model in ("", member.model)]
+        if not any(knows(member, self._newer_fields) for member in hosts):
+            raise unknown_to_all(hosts, self._newer_fields)
 
     def _given_up(self) -> PacelineError:
         waited = f"no verifier of {self._model or 'any model'} could take over"

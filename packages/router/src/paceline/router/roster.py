@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from paceline.router.member import Member, Role
-from paceline.router.placement import Suspects, least_loaded
+from paceline.router.placement import Suspects, least_loaded, occupancy
 from paceline.router.registry import Lease, Registry
 
 
@@ -46,6 +46,10 @@ class Roster:
     def pick(self, verifiers: list[Member]) -> Member | None:
         """The least loaded of them."""
         return least_loaded(verifiers, self._in_flight)
+
+    def occupancy(self, verifier: Member) -> float:
+        """How busy a verifier is now; 1 is as many sessions as it runs at once."""
+        return occupancy(self._current(verifier), self._in_flight)
 
     def drafter_names(self, verifier: Member) -> dict[str, str]:
         """Names by id of the registered drafters that are connected to a verifier, as it announced last, and that

@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import random
 import time
+from typing import TYPE_CHECKING
 
 import structlog
 
 from paceline.router.admission import Admission
 from paceline.router.backend import Backend
+from paceline.router.intake import Intake
 from paceline.router.learner import Learner
 from paceline.router.member import Role
 from paceline.router.policies import POLICIES
@@ -19,7 +21,7 @@ from paceline.router.registry import Registry
 from paceline.router.roster import Roster
 from paceline.router.service import RegistryService, RouterService
 from paceline.router.settings import RouterSettings
-from paceline.router.state import make_store
+from paceline.router.state import make_store, shown
 from paceline.router.state.base import StoreError
 from paceline.router.trial_book import TrialBook
 from paceline.router.trials import Rule
@@ -29,6 +31,9 @@ from paceline.wire import logs
 from paceline.wire.channel import connect
 from paceline.wire.server import Server, run
 from paceline.wire.settings import StartupError
+
+if TYPE_CHECKING:
+    from paceline.router.http.door import Door
 
 log = structlog.get_logger()
 
@@ -47,16 +52,29 @@ class Router:
             learner=Learner(POLICIES[settings.policy](options), make_store(settings.state)),
             verifiers=Verifiers(settings),
             trials=TrialBook(Rule(segments=settings.trial_segments), settings.trial_every, random.random),
+            small_budget=settings.small_budget,
             segment_tokens=settings.segment_tokens,
             failover_wait_s=settings.failover_wait_s,
             clock=time.monotonic,
         )
         self.server = Server(settings, SERVICES)
         self.admission = Admission(settings.max_requests)
-        service = RouterService(self.backend, self.admission, settings.policy)
+        self.intake = Intake(self.backend, self.admission)
+        self.door = self._make_door()
+        service = RouterService(self.intake, settings.policy)
         router_pb2_grpc.add_RouterServicer_to_server(service, self.server.grpc)
         router_pb2_grpc.add_RegistryServicer_to_server(RegistryService(self.backend), self.server.grpc)
         self._sweeper: asyncio.Task[None] | None = None
+
+    def _make_door(self) -> Door | None:
+        """The HTTP server, if there is to be one: only then its packages are needed."""
+        if not self.settings.http:
+            return None
+        try:
+            from paceline.router.http.door import Door
+        except ModuleNotFoundError as error:
+            raise StartupError(f"--http needs {error.name}: pip install 'paceline-router[http]'") from error
+        return Door(self.settings.http, self.settings, self.intake)
 
     async def start(self) -> None:
         """Raises StartupError."""
@@ -67,8 +85,11 @@ class Router:
             await self.backend.learner.start()
         except StoreError as error:
             raise StartupError(str(error)) from error
-        log.info("state opened", state=self.settings.state, policy=self.settings.policy)
+        log.info("state opened", state=shown(self.settings.state), policy=self.settings.policy)
         self._sweeper = asyncio.create_task(self._sweep(), name="sweeper")
+        if self.door is not None:
+            await self.door.open()
+            self.server.other_addresses["http"] = self.door.address
 
     async def _sweep(self) -> None:
         while True:
@@ -83,6 +104,8 @@ class Router:
             await asyncio.wait_for(self.admission.idle.wait(), self.settings.drain_s)
 
     async def close(self) -> None:
+        if self.door is not None:
+            await self.door.close()
         if self._sweeper is not None:
             self._sweeper.cancel()
         await self.backend.verifiers.close()

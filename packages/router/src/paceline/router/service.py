@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 
 import grpc
 
 from paceline.router import convert
-from paceline.router.admission import Admission
-from paceline.router.arms import Arm, arms_for
+from paceline.router.arms import Arm
 from paceline.router.backend import Backend
-from paceline.router.checks import MAX_NAME, check_length, check_request
+from paceline.router.checks import MAX_NAME, check_length
 from paceline.router.failures import VerifierError
+from paceline.router.intake import Intake
 from paceline.router.member import Role
-from paceline.router.relay import Relay
 from paceline.router.version import VERSION
 from paceline.v1 import generation_pb2, router_pb2, router_pb2_grpc
 from paceline.wire.status import DETAILS_KEY
@@ -28,35 +26,19 @@ class RouterService(router_pb2_grpc.RouterServicer):
     """See router.proto.
 
     Args:
-        backend: shared parts.
-        admission: bound on requests.
+        intake: takes requests.
         policy: its name, for GetStatus.
-        random_bits: draws seeds and request ids, for requests that bring none.
     """
 
-    def __init__(
-        self,
-        backend: Backend,
-        admission: Admission,
-        policy: str,
-        random_bits: Callable[[int], int] = secrets.randbits,
-    ) -> None:
-        self._backend = backend
-        self._admission = admission
+    def __init__(self, intake: Intake, policy: str) -> None:
+        self._intake = intake
+        self._backend = intake.backend
         self._policy = policy
-        self._random_bits = random_bits
 
     async def Generate(
         self, request: generation_pb2.GenerateRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[generation_pb2.GenerateEvent]:
-        check_request(request)
-        wish = convert.wish_from_proto(request.speculation)
-        if not request.request_id:
-            request.request_id = f"{self._random_bits(64):016x}"
-        if not request.sampling.HasField("seed"):
-            request.sampling.seed = self._random_bits(64)
-        with self._admission.admitted(request.request_id):
-            relay = Relay(request, wish, self._backend, context.time_remaining)
+        with self._intake.accepted([request], context.time_remaining) as (relay,):
             try:
                 async with aclosing(relay.events()) as events:
                     async for event in events:
@@ -77,8 +59,8 @@ class RouterService(router_pb2_grpc.RouterServicer):
                 for model, arms in self._arms().items()
                 for report in self._backend.learner.report(model, arms)
             ],
-            active_requests=self._admission.num_active,
-            finished_requests=self._admission.num_finished,
+            active_requests=self._intake.admission.num_active,
+            finished_requests=self._intake.admission.num_finished,
         )
 
     def _arms(self) -> dict[str, list[Arm]]:
@@ -86,7 +68,7 @@ class RouterService(router_pb2_grpc.RouterServicer):
         found: dict[str, set[Arm]] = {}
         for verifier in self._backend.roster.members(Role.VERIFIER):
             names = self._backend.roster.drafter_names(verifier).values()
-            found.setdefault(verifier.model, set()).update(arms_for(names))
+            found.setdefault(verifier.model, set()).update(self._backend.arms_for(names))
         return {model: sorted(arms, key=lambda arm: (len(arm.drafters), arm)) for model, arms in found.items()}
 
 

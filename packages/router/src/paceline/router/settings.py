@@ -15,13 +15,19 @@ class RouterSettings(ServiceSettings):
     """host:port to listen on; port 0 takes a free one."""
     router: str = ""
     """Not used here: a router announces itself to nobody."""
-    state: str = "sqlite:///~/.local/state/paceline/router.db"
-    """Where what was learnt is kept: sqlite:///PATH (an absolute path has four slashes in all), or memory: to
-    keep nothing."""
-    policy: str = "ucb"
-    """How drafters are chosen: ucb learns which pay, fixed always takes the same."""
+    http: str = ""
+    """host:port for OpenAI's HTTP API (needs paceline-router[http]); port 0 takes a free one; empty serves none."""
+    state: str = Field(default="sqlite:///~/.local/state/paceline/router.db", repr=False)
+    """Where what was learnt is kept: sqlite:///PATH (an absolute path has four slashes in all), for routers on several
+    machines redis://HOST:PORT/DATABASE (rediss:// with TLS), or memory: to keep nothing."""
+    policy: str = "linucb"
+    """How drafters are chosen: linucb learns which pay for which prompts; ucb, thompson, epsilon, exp3 and hedge learn
+    which pay; fixed always takes the same."""
     fixed_arm: str = Field(default="", max_length=4000)
     """Drafters of --policy fixed by name, separated by commas; 'none' for plain decoding; empty takes all."""
+    small_budget: int = Field(default=0, ge=0, le=4096)
+    """Candidates of one step in further arms with a small draft budget, one for each set of drafters; 0 for none, since
+    a verifier decides on each step's candidates itself, by what they cost and bring."""
     lease_s: float = Field(default=6.0, ge=0.5, le=300.0)
     """Seconds for which an announcement holds; a service that dies is forgotten after that."""
     max_requests: int = Field(default=256, ge=1, le=65_536)

@@ -111,4 +111,6 @@ def error_from_grpc(error: grpc.aio.AioRpcError) -> VerifierError:
         reason=refusal.reason if refusal else None,
         value=str(refusal.value or "") if refusal else "",
         details=details if isinstance(details, bytes) else details.encode(),
+        field=refusal.field if refusal else "",
+        retry_after_s=refusal.retry_after_s if refusal else None,
     )

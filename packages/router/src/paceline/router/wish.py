@@ -39,6 +39,10 @@ class Wish:
         """The arm that a wish which isn't free amounts to."""
         return PLAIN if self.off else arm_of(connected.get(one, one) for one in self.drafters)
 
+    def budget(self, arm: Arm) -> int:
+        """The bound on candidates of a step that meets both the wish and the arm; 0 for the verifier's."""
+        return min(filter(None, (self.max_nodes, arm.max_nodes)), default=0)
+
     def teaches(self, arm: Arm, connected: Mapping[str, str]) -> bool:
         """Whether a segment under `arm` says something about it.
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
 from paceline.router.arms import Arm, arm_of
-from paceline.router.policies.base import Situation
+from paceline.router.evidence import Observation, Shape
+from paceline.router.policies.base import Decision, Figures, Situation, counted
 
 
 class Fixed:
@@ -13,14 +18,18 @@ class Fixed:
         drafters: names; () is plain decoding, None takes every drafter.
     """
 
-    discount = 0.99  # the means it reports are of recent segments, too
+    shape = Shape("fixed", 2, 0.99)  # the means it reports are of recent segments, too
+    explores = False
 
     def __init__(self, drafters: tuple[str, ...] | None = None) -> None:
         self._drafters = drafters
 
-    def choose(self, situation: Situation) -> Arm:
-        present = {name for arm in situation.arms for name in arm.drafters}
-        return arm_of(present if self._drafters is None else present.intersection(self._drafters))
+    def evidence(self, observation: Observation) -> Mapping[Arm, Sequence[float]]:
+        return counted(observation)
 
-    def bonus(self, arm: Arm, situation: Situation) -> float:
-        return 0.0
+    def choose(self, situation: Situation, random: np.random.Generator) -> Decision:
+        present = {name for arm in situation.arms for name in arm.drafters}
+        return Decision(arm_of(present if self._drafters is None else present.intersection(self._drafters)))
+
+    def bonuses(self, situation: Situation) -> Figures:
+        return np.zeros(len(situation.arms))

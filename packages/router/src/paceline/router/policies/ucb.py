@@ -2,18 +2,18 @@
 
 Garivier and Moulines, *On Upper-Confidence Bound Policies for Switching Bandit Problems*. Sums are discounted
 by every segment, so an arm that turned good (a drafter that learnt, another kind of prompt) is tried again,
-and one that turned bad is left.
+and one that turned bad is left. When to use it: traffic is of one kind, or too little to learn what depends on prompts.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from paceline.router.arms import Arm
-from paceline.router.policies.base import Situation
-from paceline.router.statistics import ArmStats
-
-PLAIN_SPEED = 1.0  # what is assumed of an arm whose first segment is still running
+from paceline.router.evidence import Observation, Shape
+from paceline.router.policies.base import Decision, Figures, Situation, counted
 
 
 class DiscountedUcb:
@@ -28,24 +28,20 @@ class DiscountedUcb:
         exploration: in units of reward, where 1 is the speed of plain decoding.
     """
 
-    def __init__(self, discount: float = 0.99, exploration: float = 0.25) -> None:
-        self.discount = discount
+    explores = True
+
+    def __init__(self, discount: float = 0.99, exploration: float = 0.15) -> None:
+        self.shape = Shape("ucb", 2, discount)
         self._exploration = exploration
 
-    def choose(self, situation: Situation) -> Arm:
-        return max(situation.arms, key=lambda arm: self._mean(arm, situation) + self.bonus(arm, situation))
+    def evidence(self, observation: Observation) -> Mapping[Arm, Sequence[float]]:
+        return counted(observation)
 
-    def bonus(self, arm: Arm, situation: Situation) -> float:
-        pulls = _pulls(arm, situation)
-        if pulls <= 0.0:
-            return math.inf
-        total = sum(_pulls(other, situation) for other in situation.arms)
-        return self._exploration * math.sqrt(math.log1p(total) / pulls)
+    def choose(self, situation: Situation, random: np.random.Generator) -> Decision:
+        return Decision(situation.arms[int(np.argmax(situation.means + self.bonuses(situation)))])
 
-    def _mean(self, arm: Arm, situation: Situation) -> float:
-        stats = situation.stats.get(arm)
-        return PLAIN_SPEED if stats is None else stats.mean
-
-
-def _pulls(arm: Arm, situation: Situation) -> float:
-    return situation.stats.get(arm, ArmStats()).pulls + situation.pending.get(arm, 0)
+    def bonuses(self, situation: Situation) -> Figures:
+        pulls = situation.weights + situation.pending
+        tried = pulls > 0.0
+        spread = np.log1p(pulls.sum()) / np.where(tried, pulls, 1.0)
+        return np.where(tried, self._exploration * np.sqrt(spread), np.inf)

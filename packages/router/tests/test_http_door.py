@@ -1,0 +1,199 @@
+"""The door of a real router process: TLS, what is wrong at start, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import ipaddress
+import json
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import grpc.aio
+import pytest
+from announcing import announce
+from conftest import Deploy, FakeVerifier
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from http_doors import MESSAGES, chat_bytes, reply_of
+
+from paceline.router.http import door as door_module
+from paceline.router.settings import RouterSettings
+from paceline.v1 import router_pb2_grpc
+from paceline.wire.settings import StartupError
+
+START_S = 20.0
+FLAGS = ("--listen", "127.0.0.1:0", "--state", "memory:", "--http", "127.0.0.1:0")
+
+
+class Process:
+    def __init__(self, folder: Path, *flags: str) -> None:
+        self.ready_file = folder / "ready.json"
+        command = [
+            sys.executable,
+            "-m",
+            "paceline.router",
+            "serve",
+            *FLAGS,
+            "--ready-file",
+            str(self.ready_file),
+            *flags,
+        ]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+    async def ready(self) -> dict[str, str]:
+        deadline_s = time.monotonic() + START_S
+        while not self.ready_file.exists():
+            assert self.process.poll() is None, self.process.stderr and self.process.stderr.read()
+            assert time.monotonic() < deadline_s
+            await asyncio.sleep(0.02)
+        addresses: dict[str, str] = json.loads(self.ready_file.read_text())
+        return addresses
+
+    async def end(self) -> tuple[int, str]:
+        self.process.send_signal(signal.SIGTERM)
+        _, errors = await asyncio.to_thread(self.process.communicate, timeout=START_S)
+        return self.process.returncode, errors
+
+
+Start = Callable[..., Process]
+
+
+@pytest.fixture
+async def stack() -> AsyncIterator[AsyncExitStack]:
+    async with AsyncExitStack() as entered:
+        yield entered
+
+
+@pytest.fixture
+def start(tmp_path: Path, stack: AsyncExitStack) -> Start:
+    def begin(*flags: str) -> Process:
+        process = Process(tmp_path, *flags)
+        stack.callback(process.process.communicate)
+        stack.callback(process.process.kill)
+        return process
+
+    return begin
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """A throw-away certificate for 127.0.0.1 with its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    now = datetime.datetime.now(datetime.UTC)
+    loopback = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([loopback]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    certificate_file, key_file = folder / "cert.pem", folder / "key.pem"
+    certificate_file.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    plain = serialization.NoEncryption()
+    key_file.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, plain)
+    )
+    return certificate_file, key_file
+
+
+async def said(address: str, data: bytes, context: ssl.SSLContext | None = None) -> bytes:
+    host, _, port = address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port), ssl=context)
+    writer.write(data)
+    answered = await reader.read()
+    writer.close()
+    return answered
+
+
+async def test_a_stream_ends_in_order_on_sigterm(start: Start, stack: AsyncExitStack) -> None:
+    verifier = await FakeVerifier("v", stop_at=3).start()
+    stack.push_async_callback(verifier.kill)
+    process = start()
+    addresses = await process.ready()
+    assert set(addresses) == {"address", "pid", "http"}
+    async with grpc.aio.insecure_channel(addresses["address"]) as channel:
+        await announce(router_pb2_grpc.RegistryStub(channel), verifier, protocol_minor=3)
+    host, _, port = addresses["http"].rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(chat_bytes(stream=True, max_tokens=5, logprobs=True))
+    await verifier.stopped.wait()
+    process.process.send_signal(signal.SIGTERM)
+    while b" 503 " not in await said(addresses["http"], chat_bytes()):
+        await asyncio.sleep(0.02)
+    verifier.resume.set()
+    assert b"data: [DONE]" in await reader.read()
+    writer.close()
+    code, errors = await process.end()
+    assert code == 0
+    assert "Traceback" not in errors
+    assert MESSAGES[0]["content"] not in errors
+
+
+async def test_tls_is_that_of_the_router(start: Start, tmp_path: Path) -> None:
+    certificate_file, key_file = certificate(tmp_path)
+    process = start("--tls-cert", str(certificate_file), "--tls-key", str(key_file))
+    address = (await process.ready())["http"]
+    context = ssl.create_default_context(cafile=str(certificate_file))
+    assert reply_of(await said(address, chat_bytes(), context)).status == 503  # no verifier
+    assert b"200 OK" not in await said(address, b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    code, errors = await process.end()
+    assert code == 0
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("listen", ["8000", "nowhere", "127.0.0.1:70000", "no.such.host.invalid:80"])
+async def test_an_address_that_is_none(deploy: Deploy, listen: str) -> None:
+    with pytest.raises(StartupError, match="--http"):
+        await deploy(http=listen)
+
+
+async def test_a_port_in_use(deploy: Deploy) -> None:
+    taken = socket.create_server(("127.0.0.1", 0))
+    with taken, pytest.raises(StartupError, match="choose another with --http"):
+        await deploy(http=f"127.0.0.1:{taken.getsockname()[1]}")
+
+
+async def test_a_certificate_that_is_none(deploy: Deploy, tmp_path: Path) -> None:
+    certificate_file, _ = certificate(tmp_path)
+    key_file = tmp_path / "wrong.pem"
+    key_file.write_text("no key")
+    deployment = await deploy()
+    settings = RouterSettings(state="memory:", tls_cert=certificate_file, tls_key=key_file)
+    door = door_module.Door("127.0.0.1:0", settings, deployment.router.intake)
+    with pytest.raises(StartupError, match="--tls-cert"):
+        await door.open()
+    await door.close()
+
+
+def test_without_the_packages_it_says_which_are_missing() -> None:
+    program = (
+        "import sys; sys.modules['uvicorn'] = None\n"
+        f"sys.argv = ['paceline-router', 'serve', *{FLAGS!r}]\n"
+        "from paceline.router.__main__ import main; sys.exit(main())"
+    )
+    command = [sys.executable, "-c", program]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=START_S, check=False)
+    assert result.returncode == 1
+    assert "pip install 'paceline-router[http]'" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_without_a_door_its_packages_are_not_looked_at() -> None:
+    program = "import sys, paceline.router.__main__; print({'fastapi', 'uvicorn', 'sse_starlette'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"
