@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sys
 import time
@@ -159,6 +160,20 @@ async def test_a_drafter_process_drafts_is_healthy_and_stops_cleanly(
         goodbye = await stream.next()
         assert goodbye is not None
         assert goodbye.WhichOneof("message") == "goodbye"
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="SCHED_IDLE is Linux's")
+async def test_all_threads_of_a_drafter_that_gives_way_compute_only_when_nobody_else_wants_to(
+    tmp_path: Path, start_verifier: Any
+) -> None:
+    verifier = await start_verifier()
+    async with drafter(tmp_path, "--verifiers", verifier.address, "--give-way") as (process, _):
+        stream = await verifier.stream()
+        stream.open(1, [1, 2, 3, 1, 2])
+        assert 3 in (await stream.draft()).tokens
+        threads = [int(name) for name in os.listdir(f"/proc/{process.pid}/task")]
+        assert threads
+        assert {os.sched_getscheduler(thread) for thread in threads} == {os.SCHED_IDLE}
 
 
 async def test_a_drafter_finds_verifiers_through_a_router_and_withdraws(

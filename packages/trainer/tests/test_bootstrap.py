@@ -85,6 +85,27 @@ def test_a_head_on_hidden_states_is_made(made_once: tuple[Path, Path], tmp_path:
     assert {"acceptance", "acceptance_1", "tokens_per_step"} <= set(revision.manifest.metrics)
 
 
+def test_a_head_is_trained_on_from_another(made_once: tuple[Path, Path], tmp_path: Path) -> None:
+    first = settings_for(made_once, tmp_path / "first", "feature_head", width=0, layers=0, vocabulary=100)
+    bootstrap(first)
+    readings = tmp_path / "first" / "out.work" / "readings"
+    told = {"width": 0, "layers": 0, "vocabulary": 0, "readings": str(readings), "parent": first.out}
+    second = settings_for(made_once, tmp_path / "second", "feature_head", **told, epochs=0.1, learning_rate=1e-6)
+    bootstrap(second)
+    (parent, before), (child, revision) = read_module(first.out), read_module(second.out)
+    assert revision.manifest.parent == before.revision_id
+    assert revision.read(VOCABULARY) == before.read(VOCABULARY)
+    for one, other in zip(parent.parameters(), child.parameters(), strict=True):
+        assert (one - other).detach().abs().max() < 0.05 * max(1.0, float(one.detach().abs().max()))
+    with pytest.raises(StartupError, match="--vocabulary has no effect with --parent"):
+        bootstrap(settings_for(made_once, tmp_path / "third", "feature_head", **told | {"vocabulary": 50}))
+
+
+def test_a_parent_is_for_heads(made_once: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(StartupError, match="--parent has no effect on tiny_lm"):
+        bootstrap(settings_for(made_once, tmp_path, "tiny_lm", parent=tmp_path / "somewhere"))
+
+
 def test_cross_entropy_needs_no_pass_over_the_answers(made_once: tuple[Path, Path], tmp_path: Path) -> None:
     bootstrap(settings_for(made_once, tmp_path, "tiny_lm", objective="ce"))
     assert (tmp_path / "out.work" / "answers").exists()
@@ -188,6 +209,22 @@ def test_a_folder_that_is_there_is_left_alone(made_once: tuple[Path, Path], tmp_
     (tmp_path / "out").mkdir()
     with pytest.raises(StartupError, match="exists"):
         bootstrap(settings_for(made_once, tmp_path, "tiny_lm"))
+
+
+def test_readings_of_several_folders_are_learned_from_together(made_once: tuple[Path, Path], tmp_path: Path) -> None:
+    whole = settings_for(made_once, tmp_path / "whole", "trimmed_lm")
+    bootstrap(whole)
+    folder = tmp_path / "whole" / "out.work" / "readings"
+    one = stages.Shards(folder, stages.READINGS)
+    both = stages.Together([one, one])
+    assert len(both) == 2 * len(one)
+    assert [row.answer.id for row in both] == 2 * [row.answer.id for row in one]
+    assert stages.Together([one]).sha256() == one.sha256() != both.sha256()
+    twice = settings_for(made_once, tmp_path / "twice", "trimmed_lm", readings=f"{folder}, {folder}")
+    bootstrap(twice)
+    assert open_revision(twice.out).manifest.data == both.sha256()
+    with pytest.raises(StartupError, match=r"top_k is 3, in the first folder 8"):
+        stages.check_alike(folder, {"layers": [], "top_k": 3}, {"layers": [], "top_k": 8})
 
 
 def test_readings_of_another_target_are_refused(made_once: tuple[Path, Path], tmp_path: Path) -> None:

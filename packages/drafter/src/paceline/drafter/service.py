@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 from collections.abc import Sequence
 
@@ -24,11 +25,28 @@ from paceline.wire.settings import StartupError
 SAVE_EVERY_S = 60.0
 
 
+def give_way() -> None:
+    """This process computes only when no other wants the processor.
+
+    A step of a model takes as long as its slowest thread, so a drafter at work on one of the model's processors makes
+    it longer by its own time. A nice value would leave it a slice of the processor now and then; SCHED_IDLE doesn't.
+
+    Raises:
+        StartupError: the system can't do that.
+    """
+    if not hasattr(os, "SCHED_IDLE"):
+        raise StartupError("--give-way needs Linux's SCHED_IDLE; leave it out")
+    for thread in os.listdir("/proc/self/task"):  # libraries have begun some; what these begin is as they are
+        os.sched_setscheduler(int(thread), os.SCHED_IDLE, os.sched_param(0))
+
+
 def serve(settings: DrafterSettings) -> int:
     """Runs a drafter until it is told to stop; returns the exit code."""
     logs.configure(settings.log_level, settings.log_json)
     if not split(settings.verifiers) and not split(settings.router):
         raise StartupError("no one to draft for: give --verifiers host:port or --router host:port")
+    if settings.give_way:
+        give_way()
     return asyncio.run(_serve(settings))
 
 

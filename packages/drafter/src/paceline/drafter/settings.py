@@ -65,6 +65,9 @@ class DrafterSettings(ServiceSettings):
     """Of causal_lm's weights."""
     threads: int = Field(default=0, ge=0, le=1024)
     """Of the model on a CPU; 0 lets the runtime choose."""
+    give_way: bool = False
+    """Compute only when nobody else wants the processor: for a drafter that shares it with its verifier, which then
+    waits for drafts where that pays and is never slowed down by those it doesn't wait for."""
     tree: str = "opt_tree"
     """How a model's tree grows."""
     tree_width: int = Field(default=0, ge=0, le=64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -92,6 +92,30 @@ class Unread:
         return self._answers.sha256()
 
 
+class Together:
+    """Readings of several folders, one after the other."""
+
+    def __init__(self, parts: Sequence[Readings]) -> None:
+        self._parts = parts
+
+    @property
+    def origin(self) -> Origin:
+        """The first one's; what it has in common with the others is for the caller to know."""
+        return self._parts[0].origin
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self._parts)
+
+    def __iter__(self) -> Iterator[Reading]:
+        for part in self._parts:
+            yield from part
+
+    def sha256(self) -> str:
+        """That of a single one, if there is only one."""
+        parts = [part.sha256() for part in self._parts]
+        return parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()
+
+
 class Chosen:
     """Those readings whose prompts come from some sources; each a name, or a pattern with *. No sources are all."""
 
@@ -131,12 +155,14 @@ class Job:
             nothing.
         work: a folder to keep what was done, so that it need not be done again; the recipe's alone.
         making: what was chosen.
+        parent: a revision's folder to train on from; only for recipes with `takes_parents`.
     """
 
     target: Target
     readings: Readings
     work: Path
     making: Making
+    parent: Path | None = None
 
     def split(self) -> tuple[Iterator[Reading], Iterator[Reading]]:
         """To learn from, and held out; in the order of writing, as a stream."""
@@ -177,6 +203,8 @@ class Recipe(Protocol):
 
     summary: str
     """What it makes and when to use it, in a line."""
+    takes_parents: bool
+    """Whether it trains on from a revision that is there."""
 
     def wanted(self, target: Target, making: Making) -> Wanted | None:
         """What it has to know of the target's answers; None: their tokens will do, and no pass is needed."""

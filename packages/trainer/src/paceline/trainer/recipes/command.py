@@ -1,4 +1,4 @@
-"""The `bootstrap` command. Imports torch only when it runs."""
+"""The commands `bootstrap` and `invent`. They import torch only when they run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paceline.trainer.recipes.settings import BootstrapSettings
+from paceline.trainer.recipes.settings import BootstrapSettings, InventSettings
 from paceline.trainer.version import VERSION
 from paceline.wire import logs
 from paceline.wire.errors import PacelineError
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # What decides what is made, by flag; where things lie and how fast it goes do not.
 _TOLD = (
-    *("target", "prompts", "recipe", "name", "sources", "max_prompts", "max_tokens", "max_prompt_tokens"),
+    *("target", "prompts", "recipe", "parent", "name", "sources", "max_prompts", "max_tokens", "max_prompt_tokens"),
     *("objective", "vocabulary", "width", "layers", "epochs", "pretrain_epochs", "learning_rate", "batch_tokens"),
     *("held_out", "seed", "weights"),
 )
@@ -32,12 +32,7 @@ def bootstrap(settings: BootstrapSettings) -> int:
     try:
         from paceline.trainer.recipes.stages import run
     except ModuleNotFoundError as error:
-        if (error.name or "").startswith("paceline"):
-            raise
-        raise StartupError(
-            f"bootstrap needs the Python package {error.name}; install what it needs with "
-            "pip install 'paceline-trainer[train]'"
-        ) from error
+        raise _missing("bootstrap", error) from error
     try:
         outcome = run(settings, work_folder(settings), command_of(settings))
     except PacelineError as error:
@@ -49,6 +44,34 @@ def bootstrap(settings: BootstrapSettings) -> int:
         ) from error
     print(json.dumps(document(settings, outcome)) if settings.json_output else told(settings, outcome))
     return 0
+
+
+def invent(settings: InventSettings) -> int:
+    """Makes up prompts and prints how many there are; returns the exit code. Raises StartupError."""
+    logs.configure(settings.log_level, False)
+    try:
+        from paceline.trainer.recipes.invention import run
+    except ModuleNotFoundError as error:
+        raise _missing("invent", error) from error
+    try:
+        prompts = run(settings)
+    except PacelineError as error:
+        raise StartupError(error.message) from error
+    except OSError as error:
+        raise StartupError(f"--out {settings.out}: {error.strerror or error}; run the same again to go on") from error
+    made = {"out": str(settings.out), "prompts": prompts}
+    print(json.dumps(made) if settings.json_output else f"{settings.out}: {prompts} prompts")
+    return 0
+
+
+def _missing(command: str, error: ModuleNotFoundError) -> StartupError:
+    """What to do about it; a module of our own that isn't there is a bug, and raised as it is."""
+    if (error.name or "").startswith("paceline"):
+        raise error
+    return StartupError(
+        f"{command} needs the Python package {error.name}; install what it needs with "
+        "pip install 'paceline-trainer[train]'"
+    )
 
 
 def work_folder(settings: BootstrapSettings) -> Path:

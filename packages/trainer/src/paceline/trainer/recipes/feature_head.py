@@ -21,7 +21,7 @@ from paceline.trainer.data.target import Target
 from paceline.trainer.models.comparison import Probe
 from paceline.trainer.models.feature_head import FeatureHead
 from paceline.trainer.models.graph import feature_head_card
-from paceline.trainer.models.revision import Written, write_revision
+from paceline.trainer.models.revision import Written, read_module, read_vocabulary, write_revision
 from paceline.trainer.recipes.base import Readings
 from paceline.trainer.recipes.head_start import (
     HeadSize,
@@ -37,6 +37,8 @@ from paceline.trainer.training.loop import LoopSettings, Trained
 from paceline.trainer.training.loop import train as fit
 from paceline.v1 import trainer_pb2
 from paceline.wire.errors import out_of_range
+from paceline.wire.model_card import FeatureHeadCard
+from paceline.wire.revision import unusable
 
 PROBE_TEXTS, PROBE_LENGTH = 4, 64
 
@@ -98,13 +100,49 @@ class Made:
     trained: Trained
 
 
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """A head to train on from.
+
+    Attributes:
+        revision_id: that it is.
+        layers: of the target, whose features it takes.
+    """
+
+    revision_id: str
+    head: FeatureHead
+    vocabulary: Vocabulary
+    layers: tuple[int, ...]
+
+
+def read_parent(folder: Path, target: Target) -> Parent:
+    """Raises PacelineError: UNUSABLE_REVISION: no head, or another target's; others as `read_module` raises them."""
+    head, revision = read_module(folder)
+    if not isinstance(head, FeatureHead) or not isinstance(revision.card, FeatureHeadCard):
+        raise unusable("--parent", f"a {revision.card.KIND}", "a feature head")
+    if revision.manifest.tokenizer_hash != target.tokenizer_hash:
+        raise unusable("--parent", f"made for a target with another tokenizer than {target.name}", "one of this target")
+    vocabulary = np.array(read_vocabulary(revision), np.uint32)
+    expected = head_shape(target, head.shape.num_features, len(vocabulary), head.shape.block.intermediate)
+    if head.shape != expected or vocabulary.max() >= target.vocab_size:
+        raise unusable("--parent", f"of another shape than heads of {target.name}", "one of this target")
+    head.embed_tokens.weight.requires_grad_(False)
+    return Parent(revision.revision_id, head, vocabulary, tuple(revision.card.feature_layers))
+
+
 def train(
-    target: Target, readings: Readings, recipe: HeadRecipe, folder: Path, accelerator: Accelerator | None = None
+    target: Target,
+    readings: Readings,
+    recipe: HeadRecipe,
+    folder: Path,
+    accelerator: Accelerator | None = None,
+    parent: Parent | None = None,
 ) -> Made:
     """Trains a head on readings; goes on from the newest state in the folder.
 
     Args:
         readings: with features of two or more layers, the last of them the target's last, which teaches.
+        parent: where to begin, instead of with drawn weights; its size is kept, whatever the recipe says.
 
     Raises:
         PacelineError: OUT_OF_RANGE: of other layers, or too few. INTERNAL: the loss keeps diverging.
@@ -113,13 +151,21 @@ def train(
     layers = tuple(int(layer) for layer in readings.origin["layers"])
     if not layers or layers[-1] != target.num_layers:
         raise out_of_range("layers", layers, f"layers of the target that end with its last, {target.num_layers}")
-    vocabulary = common_tokens((reading.answer for reading in readings), target, recipe.size.vocab_size)
+    if parent and parent.layers != layers:
+        raise out_of_range("layers", layers, f"those of --parent, {parent.layers}")
+    size = recipe.size
+    vocabulary = (
+        parent.vocabulary if parent else common_tokens((row.answer for row in readings), target, size.vocab_size)
+    )
     learnt, held_out = split_texts(readings, vocabulary, target.vocab_size, recipe.held_out)
     if not learnt or not held_out:
         raise out_of_range("answers", len(learnt), f"more: {recipe.held_out:.0%} of them are held out")
-    head = FeatureHead(head_shape(target, len(layers), len(vocabulary), recipe.size.intermediate))
-    start_head(head, target, vocabulary, learnt, recipe.seed)
-    name = f"feature_head on {readings.sha256()}: {recipe.size}, {recipe.objective}, seed {recipe.seed}"
+    if parent:
+        head, begun = parent.head, f"revision {parent.revision_id}"
+    else:
+        head, begun = FeatureHead(head_shape(target, len(layers), len(vocabulary), size.intermediate)), str(size)
+        start_head(head, target, vocabulary, learnt, recipe.seed)
+    name = f"feature_head on {readings.sha256()}: {begun}, {recipe.objective}, seed {recipe.seed}"
     task = HeadTask(name, head, make_teacher(target, vocabulary), learnt, recipe.objective, recipe.seed)
 
     def watch(step: int) -> Mapping[str, float]:

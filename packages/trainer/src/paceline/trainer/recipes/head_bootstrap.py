@@ -8,7 +8,7 @@ from paceline.trainer.data.reading import Wanted
 from paceline.trainer.data.target import Target
 from paceline.trainer.models.graph import feature_head_card
 from paceline.trainer.recipes.base import Job, Made, Making
-from paceline.trainer.recipes.feature_head import HeadRecipe, evaluate, probe, train
+from paceline.trainer.recipes.feature_head import HeadRecipe, evaluate, probe, read_parent, train
 from paceline.trainer.recipes.head_start import HeadSize
 from paceline.trainer.training.head_task import HeadObjective
 from paceline.trainer.training.loop import LoopSettings
@@ -24,6 +24,7 @@ class FeatureHeadRecipe:
     """See above."""
 
     summary = "a head on the target's hidden states: the best guesses, for targets that tell their features"
+    takes_parents = True
 
     def wanted(self, target: Target, making: Making) -> Wanted | None:
         """A low, a middle and the last layer, as EAGLE-3 does."""
@@ -36,7 +37,10 @@ class FeatureHeadRecipe:
         for option, value in (("objective", making.objective), ("width", making.width), ("layers", making.num_layers)):
             if value:
                 raise StartupError(f"--{option} has no effect on feature_head; leave it out")
-        made = train(job.target, job.readings, self._recipe(job), job.work)
+        parent = read_parent(job.parent, job.target) if job.parent else None
+        if parent and making.vocab_size:
+            raise StartupError("--vocabulary has no effect with --parent, which has its own; leave it out")
+        made = train(job.target, job.readings, self._recipe(job), job.work, parent=parent)
         judged = evaluate(made.head, made.held_out[: making.max_judged], HeadObjective().depth).metrics()
         card = feature_head_card(
             made.head.shape,

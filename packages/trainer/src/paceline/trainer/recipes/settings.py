@@ -1,4 +1,4 @@
-"""Settings of `bootstrap`. Imports no torch."""
+"""Settings of `bootstrap` and `invent`. Imports no torch."""
 
 from __future__ import annotations
 
@@ -41,8 +41,11 @@ class BootstrapSettings(ClientSettings):
     """Longer prompts are left out."""
     answers: Path | None = None
     """Folder of answers that are there already, all from --prompts: no prompt is asked."""
-    readings: Path | None = None
-    """Folder of answers that were read already, too."""
+    readings: str = ""
+    """Folder of answers that were read already, too; several, of the same layers, are separated by commas."""
+
+    parent: Path | None = None
+    """Folder of a revision to train on from instead of from nothing; feature_head only, `refit` is for the others."""
 
     objective: str = ""
     """What to learn by, such as forward_kl, tvd_pp, pld, hybrid; without it, the recipe's own."""
@@ -74,6 +77,40 @@ class BootstrapSettings(ClientSettings):
     """For computing; 0: as torch chooses."""
     dtype: str = Field(default="auto", pattern="^(auto|float32|bfloat16)$")
     """Of the target, when it is asked in this process."""
+    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
+    """debug, info, warning or error."""
+    json_output: bool = Field(default=False, alias="json")
+    """Print what was made as one JSON object."""
+
+
+class InventSettings(ClientSettings):
+    """Has an instructed target make up prompts: for those who have none, or too few of a kind.
+
+    Stop it whenever you like and start it again with the same options: it goes on where it was, in --out.
+    """
+
+    target: str
+    """Hub name, folder, .gguf file, or package:NAME of a Python package with weights."""
+    verifier: str
+    """host:port of a verifier that hosts the target."""
+    out: Path
+    """File of JSON lines to make or to go on with; bootstrap takes it as --prompts."""
+    count: int = Field(default=1000, ge=1, le=1_000_000)
+    """Prompts that it has in the end."""
+    openings: Path | None = None
+    """File of lines: every other prompt begins with one of them, in turn, such as 'Translate into French: '."""
+    max_turns: int = Field(default=1, ge=1, le=16)
+    """Conversations of 1 to so many questions, as many of each length."""
+    max_prompt_tokens: int = Field(default=256, ge=1, le=32_768)
+    """Questions that don't end before are left out."""
+    max_tokens: int = Field(default=256, ge=1, le=32_768)
+    """Most tokens of an answer within a conversation."""
+    temperature: float = Field(default=0.8, gt=0.0, le=100.0)
+    """Of the questions; answers are greedy."""
+    seed: int = Field(default=0, ge=0, lt=1 << 31)
+    """Another one makes other prompts."""
+    at_once: int = Field(default=16, ge=1, le=1024)
+    """Conversations that go on at the same time; the verifier's --max-sessions is a good number."""
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
     """debug, info, warning or error."""
     json_output: bool = Field(default=False, alias="json")

@@ -25,10 +25,11 @@ from paceline.trainer.data.shards import Shards
 from paceline.trainer.data.target import Target, load_target
 from paceline.trainer.learning.objectives import OBJECTIVES
 from paceline.trainer.models.revision import write_revision
-from paceline.trainer.recipes.base import Chosen, Job, Making, Readings, Recipe, Unread
+from paceline.trainer.recipes.base import Chosen, Job, Making, Readings, Recipe, Together, Unread
 from paceline.trainer.recipes.registry import RECIPES
 from paceline.trainer.recipes.settings import BootstrapSettings
 from paceline.v1 import trainer_pb2
+from paceline.wire.revision_folder import open_revision
 from paceline.wire.settings import StartupError
 
 log = structlog.get_logger()
@@ -56,10 +57,12 @@ def run(settings: BootstrapSettings, work: Path, command: str) -> Outcome:
         readings=readings,
         work=work / settings.recipe,
         making=making_of(settings),
+        parent=settings.parent,
     )
     made = recipe.make(job)
     manifest = trainer_pb2.RevisionManifest(
         drafter=settings.name or settings.recipe,
+        parent=open_revision(settings.parent).revision_id if settings.parent else "",
         model=target.model_name,
         tokenizer_hash=target.tokenizer_hash,
         command=command,
@@ -109,7 +112,10 @@ def _recipe(settings: BootstrapSettings) -> Recipe:
         if value not in known:
             raise StartupError(f"{option} is {value!r}; it must be one of {', '.join(filter(None, known))}")
     _check_unused(settings)
-    return RECIPES[settings.recipe]()
+    recipe = RECIPES[settings.recipe]()
+    if settings.parent and not recipe.takes_parents:
+        raise StartupError(f"--parent has no effect on {settings.recipe}: `refit` goes on with a line of its revisions")
+    return recipe
 
 
 def _check_unused(settings: BootstrapSettings) -> None:
@@ -123,10 +129,13 @@ def _check_unused(settings: BootstrapSettings) -> None:
 
 def _readings(settings: BootstrapSettings, target: Target, recipe: Recipe, work: Path) -> Readings:
     wanted = recipe.wanted(target, making_of(settings))
-    if settings.readings is not None:
-        found = Shards(settings.readings, READINGS)
-        check_readings(settings.readings, found.origin, target, wanted.layers if wanted else ())
-        return found
+    if settings.readings:
+        folders = [Path(part.strip()) for part in settings.readings.split(",") if part.strip()]
+        parts = [Shards(folder, READINGS) for folder in folders]
+        for folder, part in zip(folders, parts, strict=True):
+            check_readings(folder, part.origin, target, wanted.layers if wanted else ())
+            check_alike(folder, part.origin, parts[0].origin)
+        return Together(parts)
     answers = settings.answers or _answered(settings, target, work / "answers")
     if wanted is None:
         return Unread(Shards(answers, ANSWERS))
@@ -158,3 +167,12 @@ def check_readings(folder: Path, origin: Origin, target: Target, layers: tuple[i
             f"--readings {folder}: hidden states are of layers {origin['layers']}, the recipe wants {list(layers)}; "
             "leave the option out to have them made"
         )
+
+
+def check_alike(folder: Path, origin: Origin, first: Origin) -> None:
+    """Raises StartupError: they can't be learned from together with those of the first folder."""
+    for name in ("layers", "top_k"):
+        if origin[name] != first[name]:
+            raise StartupError(
+                f"--readings {folder}: {name} is {origin[name]}, in the first folder {first[name]}; read them alike"
+            )

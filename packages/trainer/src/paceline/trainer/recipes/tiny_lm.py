@@ -28,6 +28,7 @@ class TinyLmRecipe:
     """See above."""
 
     summary = "a small decoder with a vocabulary of its own: runs anywhere, for any target"
+    takes_parents = False
 
     def wanted(self, target: Target, making: Making) -> Wanted | None:
         return wanted(target, making)

@@ -23,6 +23,7 @@ class TrimmedLmRecipe:
     """See above."""
 
     summary = "a small decoder over the tokens that the target says: no bridge, for this target alone"
+    takes_parents = False
 
     def wanted(self, target: Target, making: Making) -> Wanted | None:
         return wanted(target, making)
