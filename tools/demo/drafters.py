@@ -1,11 +1,12 @@
 """The drafters of the demo and of `up`: two that need no model, and if asked the head that comes along for the target.
 
-On two cores the head brings more tokens a step and fewer a second (docs/log.md): it takes a third of a step's time, on
-cores that the target needs. So it is left out unless somebody asks for it.
+On two cores the head is worth what it costs and no more (docs/log.md): a draft takes a third of a step's time, on cores
+that the target needs, so it gives way to the target. It is left out unless somebody asks for it.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -46,4 +47,5 @@ def drafters_for(model: str, head: bool = False) -> tuple[Drafter, ...]:
     folder = found.Rlocation(HEADS[model]) if found else None
     if folder is None:
         raise StackError(f"{HEADS[model]} is not among the runfiles; start this with ./bazelw run")
-    return (*QUICK, Drafter("feature_head", ("--strategies", "feature_head", "--revision", folder, "--threads", "1")))
+    beside_the_target = ("--threads", "1", *(("--give-way",) if hasattr(os, "SCHED_IDLE") else ()))
+    return (*QUICK, Drafter("feature_head", ("--strategies", "feature_head", "--revision", folder, *beside_the_target)))

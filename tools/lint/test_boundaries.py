@@ -81,6 +81,12 @@ def test_every_file_has_a_name_that_says_something() -> None:
                 "answers",
                 "calibration",
                 "cost",
+                "grammar/constraint",
+                "grammar/guide",
+                "grammar/mask",
+                "grammar/schema",
+                "grammar/tree_masks",
+                "model/log_probs",
                 "planning",
                 "sampling",
                 "session",
@@ -104,7 +110,13 @@ def test_every_file_has_a_name_that_says_something() -> None:
                 "recipes/own_vocabulary",
             ],
         ),
-        ("router", ["arms", "placement", "registry", "reward", "policies/ucb", "policies/fixed"]),
+        (
+            "router",
+            [
+                *("arms", "context", "evidence", "http/fields", "http/requests", "http/validation"),
+                *("placement", "policies/*", "probation", "registry", "reward", "trials"),
+            ],
+        ),
         (
             "drafter",
             [

@@ -1,0 +1,44 @@
+"""Figures of routing, by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from routing_figures import against_best_fixed, best_fixed_regret, curve, points_of, regret, share_of, summary
+from routing_scenes import Episode
+
+from paceline.router.arms import PLAIN, Arm
+
+A, B = Arm(("a",)), Arm(("b",))
+EXPECTED = np.array([[1.0, 2.0, 0.5], [1.0, 2.0, 4.0], [1.0, 2.0, 0.5], [1.0, 0.5, 0.5]])
+THERE = np.array([[True, True, True], [True, True, True], [True, False, True], [True, True, True]])
+INSTEAD = np.array([[0, 1, 2], [0, 1, 2], [0, 0, 2], [0, 1, 2]])
+EPISODE = Episode((PLAIN, A, B), EXPECTED, EXPECTED, EXPECTED, EXPECTED, [()] * 4, THERE, INSTEAD)
+
+
+def test_the_oracle_takes_the_best_arm_that_is_there_and_a_fixed_arm_what_is_left_of_it() -> None:
+    assert EPISODE.of_oracle.tolist() == [2.0, 4.0, 1.0, 1.0]
+    assert EPISODE.of_fixed.sum(axis=0).tolist() == [4.0, 5.5, 5.5]
+    assert best_fixed_regret(EPISODE) == ("a", pytest.approx(1 - 5.5 / 8))
+
+
+def test_regret_is_the_share_of_the_oracle_that_was_missed() -> None:
+    perfect, plain = np.array([1, 2, 0, 0]), np.zeros(4, dtype=np.int64)
+    assert regret(EPISODE, perfect) == 0.0
+    assert against_best_fixed(EPISODE, perfect) == pytest.approx(1 - 8 / 5.5)
+    assert regret(EPISODE, plain) == pytest.approx(0.5)
+    assert curve(EPISODE, plain) == pytest.approx([1 - 1 / 2, 1 - 2 / 6, 1 - 3 / 7, 1 - 4 / 8])
+    assert share_of("b", EPISODE, perfect) == 0.25
+    found = summary([EPISODE, EPISODE], [perfect, plain])
+    assert found == {
+        "regret": 0.25,
+        "share_of_oracle": 0.75,
+        "regret_against_best_fixed": round((1 - 8 / 5.5 + 1 - 4 / 5.5) / 2, 4),
+        "spread": [0.0, 0.5],
+    }
+
+
+def test_a_curve_has_few_points_the_last_of_them_at_the_end() -> None:
+    assert points_of(5).tolist() == [1, 2, 3, 4, 5]
+    assert len(points_of(2000)) == 40
+    assert points_of(2000)[-1] == 2000
