@@ -68,7 +68,7 @@ class Crowd:
 def figures(measured: Sequence[Measurement], crowds: Sequence[Crowd] = ()) -> dict[str, Any]:
     """The part of the report that is computed. Systems and groups that weren't measured are absent."""
     speeds = rates(measured)
-    singles = [rates(repeat) for repeat in _whole_repeats(measured)]
+    singles = speeds_of_repeats(measured)
     return {
         "tokens_per_second": _rounded(speeds),
         "tokens_per_step": _rounded({ON: tokens_per_step(measured)})[ON],
@@ -84,14 +84,19 @@ def figures(measured: Sequence[Measurement], crowds: Sequence[Crowd] = ()) -> di
     }
 
 
-def rates(measured: Sequence[Measurement]) -> Rates:
-    """Tokens per second by system and group."""
+def rates(measured: Sequence[Measurement], systems: Sequence[str] = SYSTEMS) -> Rates:
+    """Tokens per second by system and group, of those systems that were measured."""
     by_system = _by(measured, lambda m: m.system)
     return {
         system: {group: _rate(members) for group, members in _groups(by_system[system]).items()}
-        for system in SYSTEMS
+        for system in systems
         if system in by_system
     }
+
+
+def speeds_of_repeats(measured: Sequence[Measurement], systems: Sequence[str] = SYSTEMS) -> list[Rates]:
+    """The rates of each repeat alone, of those that cover every answer."""
+    return [rates(repeat, systems) for repeat in _whole_repeats(measured)]
 
 
 def ratios(speeds: Rates) -> Rates:

@@ -37,7 +37,8 @@ def main(
 ) -> None:
     """Plays every policy of the router on traffic whose best arm is known, and says what share of it was missed.
 
-    Regret is 1 - (expected reward of what was chosen ÷ that of the best arm for each segment).
+    Regret is the share of speed that was missed: 1 - (expected time of the best arm for each segment ÷ that of what was
+    chosen).
     """
     try:
         target, picture = outputs(json_path, plot_path)

@@ -1,7 +1,8 @@
 """What a policy's choices came to: pure arithmetic on episodes and chosen arms.
 
-Regret is relative: 1 - what the chosen arms may be expected to earn, over what the yardstick may. The yardstick is the
-oracle, the best arm of each segment; or the best fixed arm, the one that would have been best for all of them.
+Regret is the share of speed that was missed: 1 - the yardstick's time over the time that the chosen arms may be
+expected to take. The yardstick is the oracle, the best arm of each segment; or the best fixed arm, the one that would
+have been best for all of them.
 """
 
 from __future__ import annotations
@@ -18,26 +19,27 @@ POINTS = 40  # of a curve
 
 def regret(episode: Episode, chosen: Chosen) -> float:
     """Against the oracle."""
-    return 1.0 - float(_earned(episode, chosen).sum() / episode.of_oracle.sum())
+    return 1.0 - float(_times(episode.of_oracle).sum() / _times(_earned(episode, chosen)).sum())
 
 
 def against_best_fixed(episode: Episode, chosen: Chosen) -> float:
     """Negative where no fixed arm would have done as well."""
-    return 1.0 - float(_earned(episode, chosen).sum() / episode.of_fixed.sum(axis=0).max())
+    return 1.0 - float(_times(episode.of_fixed).sum(axis=0).min() / _times(_earned(episode, chosen)).sum())
 
 
 def best_fixed_regret(episode: Episode) -> tuple[str, float]:
     """The best fixed arm and its regret against the oracle."""
-    totals = episode.of_fixed.sum(axis=0)
-    best = int(np.argmax(totals))
-    return str(episode.arms[best]), max(0.0, 1.0 - float(totals[best] / episode.of_oracle.sum()))
+    totals = _times(episode.of_fixed).sum(axis=0)
+    best = int(np.argmin(totals))
+    return str(episode.arms[best]), max(0.0, 1.0 - float(_times(episode.of_oracle).sum() / totals[best]))
 
 
 def curve(episode: Episode, chosen: Chosen) -> Table:
     """Regret against the oracle up to each of `points_of` segments."""
-    earned, possible = np.cumsum(_earned(episode, chosen)), np.cumsum(episode.of_oracle)
-    ends = points_of(len(earned)) - 1
-    return 1.0 - earned[ends] / possible[ends]
+    taken, possible = np.cumsum(_times(_earned(episode, chosen))), np.cumsum(_times(episode.of_oracle))
+    ends = points_of(len(taken)) - 1
+    curve: Table = 1.0 - possible[ends] / taken[ends]
+    return curve
 
 
 def points_of(num_segments: int) -> Table:
@@ -74,6 +76,12 @@ def summary_of_fixed(episodes: Sequence[Episode]) -> dict[str, Any]:
         "spread": [round(min(regrets), 4), round(max(regrets), 4)],
         "arm": found[0][0],
     }
+
+
+def _times(rewards: Table) -> Table:
+    """Of segments, where plain decoding takes 1."""
+    times: Table = 2.0 - rewards
+    return times
 
 
 def _earned(episode: Episode, chosen: Chosen) -> Table:

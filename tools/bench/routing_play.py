@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from routing_scenes import Episode
 
 from paceline.router.arms import Arm, arms_for
-from paceline.router.context import NUM_FEATURES
+from paceline.router.context import NUM_FEATURES, seen_features
 from paceline.router.evidence import Evidence, Observation
 from paceline.router.policies.base import Policy
 from paceline.router.probation import decide
@@ -37,7 +37,10 @@ def play(policy: Policy, episode: Episode, seed: int, on_claims: bool = False) -
     chosen = np.empty(len(rewards), dtype=np.int64)
     arms, mask = episode.arms, np.zeros(0, dtype=np.bool_)
     full_information = policy.shape.policy == "hedge"
-    for index, context in enumerate(episode.contexts):
+    accepted: float | None = None
+    for index, before in enumerate(episode.contexts):
+        accepted = None if episode.begins[index] else accepted
+        context = (*before[:-2], *seen_features(accepted)) if accepted is not None else before
         if not np.array_equal(mask, episode.offered[index]):
             mask = episode.offered[index]
             arms = tuple(arm for arm, there in zip(episode.arms, mask, strict=True) if there)
@@ -47,6 +50,8 @@ def play(policy: Policy, episode: Episode, seed: int, on_claims: bool = False) -
         estimates = _estimates(episode, index, arms, decision.arm) if full_information else {}
         seen = Observation(MODEL, decision.arm, rewards[index, place], decision.probability, context, estimates)
         known = known.then(Evidence.of(policy.evidence(seen)), policy.shape.discount)
+        if decision.arm.drafters:
+            accepted = float(episode.accepted[index, place])
     return chosen
 
 

@@ -1,8 +1,9 @@
 """Outcomes that were recorded, to play policies on. JSON lines, of one of two kinds throughout a file.
 
-A table: what every arm earned for a segment, as a benchmark that runs each segment under each arm finds it.
+A table: how fast each arm was at a segment, relative to plain decoding, as a benchmark that runs each segment under
+each arm finds it (`//tools/bench:choosing --record`).
 
-    {"rewards": {"none": 1.0, "suffix": 1.4, "recycling+suffix": 1.6}, "context": [1.0, 0.4, 0.0, 0.2, 0.1, 0, 0, 0.1]}
+    {"speeds": {"none": 1.0, "suffix": 1.4, "recycling+suffix": 1.6}, "context": [1.0, 0.4, 0.0, 0.2, 0.1, 0, 0, 0.1]}
 
 The oracle is then the best that was measured for each segment, noise included: more than anybody can reach.
 
@@ -11,7 +12,7 @@ are taken for drawn evenly. Policies are replayed on it by rejection: a line cou
 chooses as the log did (Li, Chu, Langford and Wang, *Unbiased Offline Evaluation of Contextual-bandit-based News
 Article Recommendation Algorithms*); lines that were likelier weigh less. Regret is against the best fixed arm.
 
-    {"arm": "suffix", "reward": 1.4, "probability": 0.25, "context": [...], "arms": ["none", "suffix"]}
+    {"arm": "suffix", "speed": 1.4, "probability": 0.25, "context": [...], "arms": ["none", "suffix"]}
 
 Arms are names of drafters joined by "+", or "none". `context` has the features of `paceline.router.context`, the first
 of them 1, and may be missing; `arms` are those that could be chosen, all of the file if missing.
@@ -36,7 +37,7 @@ from paceline.router.context import NEUTRAL, NUM_FEATURES
 from paceline.router.evidence import Evidence, Observation
 from paceline.router.policies.base import Policy
 from paceline.router.probation import decide
-from paceline.router.reward import MAX_REWARD
+from paceline.router.reward import MAX_SPEED, reward_of
 
 MAX_LINES = 1_000_000
 
@@ -64,14 +65,14 @@ def read_recorded(path: Path) -> Episode | list[Line]:
             continue
         try:
             row = json.loads(text)
-            if not isinstance(row, dict) or ("rewards" in row) != ("rewards" in (rows[0] if rows else row)):
+            if not isinstance(row, dict) or ("speeds" in row) != ("speeds" in (rows[0] if rows else row)):
                 raise ValueError("no JSON object, or a log's line in a table")
             rows.append({**row, "context": _context_of(row)} | _figures_of(row))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise BenchError(f"--recorded {path}, line {number}: {error}") from None
     if not rows or len(rows) > MAX_LINES:
         raise BenchError(f"--recorded {path}: {len(rows)} lines; between 1 and {MAX_LINES:,} are needed")
-    if "rewards" not in rows[0]:
+    if "speeds" not in rows[0]:
         return _log_of(rows)
     if any(row["rewards"].keys() != rows[0]["rewards"].keys() for row in rows):
         raise BenchError(f"--recorded {path}: every line of a table must have the same arms")
@@ -113,10 +114,10 @@ def _arm(name: object) -> Arm:
     return PLAIN if name == "none" else arm_of(name.split("+"))
 
 
-def _reward(value: object) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0.0 <= value <= MAX_REWARD:
-        raise ValueError(f"a reward is a number in [0, {MAX_REWARD:g}], not {str(value)[:40]}")
-    return float(value)
+def _reward(speed: object) -> float:
+    if not isinstance(speed, int | float) or isinstance(speed, bool) or not 0.0 <= speed <= MAX_SPEED:
+        raise ValueError(f"a speed is a number in [0, {MAX_SPEED:g}], not {str(speed)[:40]}")
+    return reward_of(float(speed))
 
 
 def _context_of(row: dict[str, Any]) -> tuple[float, ...]:
@@ -127,13 +128,14 @@ def _context_of(row: dict[str, Any]) -> tuple[float, ...]:
 
 
 def _figures_of(row: dict[str, Any]) -> dict[str, Any]:
-    if "rewards" in row:
-        return {"rewards": {_arm(name): _reward(value) for name, value in row["rewards"].items()}}
+    if "speeds" in row:
+        speeds = {_arm(name): _reward(value) for name, value in row["speeds"].items()}
+        return {"speeds": speeds, "rewards": speeds}
     probability = row.get("probability")
     if probability is not None and not 0.0 < float(probability) <= 1.0:
         raise ValueError("probability lies in (0, 1]")
     arms = [_arm(name) for name in row["arms"]] if "arms" in row else None
-    return {"arm": _arm(row["arm"]), "reward": _reward(row["reward"]), "probability": probability, "arms": arms}
+    return {"arm": _arm(row["arm"]), "reward": _reward(row["speed"]), "probability": probability, "arms": arms}
 
 
 def _log_of(rows: list[dict[str, Any]]) -> list[Line]:
@@ -156,4 +158,5 @@ def _table_of(rows: list[dict[str, Any]]) -> Episode:
     places = np.broadcast_to(np.arange(len(arms)), rewards.shape)
     contexts = [row["context"] for row in rows]
     everything = np.ones(rewards.shape, dtype=np.bool_)
-    return Episode(arms, rewards, rewards, rewards, rewards, contexts, everything, places)
+    accepted, begins = np.zeros(rewards.shape), np.ones(len(rows), dtype=np.bool_)  # each line a request of its own
+    return Episode(arms, rewards, rewards, rewards, rewards, contexts, accepted, begins, everything, places)

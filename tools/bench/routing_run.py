@@ -14,6 +14,7 @@ from routing_scenes import SCENES, Episode, Scene, draw_episode
 
 from paceline.router.policies import POLICIES
 from paceline.router.policies.base import Policy, PolicyOptions
+from paceline.router.reward import speed_of
 from paceline.router.settings import RouterSettings
 
 BEST_FIXED = "best fixed"
@@ -118,14 +119,15 @@ def run_recorded(recorded: Episode | list[Line], plan: Plan, tell: Told) -> dict
         return {"scenes": {"recorded": figures}, "curves": {"segments": points, "recorded": curves}}
     means = fixed_means(recorded)
     best = max(means, key=lambda arm: means[arm])
-    figures = {BEST_FIXED: {"regret": 0.0, "share_of_oracle": 1.0, "mean_reward": means[best], "arm": str(best)}}
+    fastest = speed_of(means[best])
+    figures = {BEST_FIXED: {"regret": 0.0, "share_of_oracle": 1.0, "speed": round(fastest, 4), "arm": str(best)}}
     for name in LEARNING:
         found = [replay(make(name), recorded, seed) for seed in plan.seeds]
-        mean = float(np.median([value for value, _count in found]))
+        speed = speed_of(float(np.median([value for value, _count in found])))
         figures[name] = {
-            "regret": round(1.0 - mean / means[best], 4),
-            "share_of_oracle": round(mean / means[best], 4),
-            "mean_reward": round(mean, 4),
+            "regret": round(1.0 - speed / fastest, 4),
+            "share_of_oracle": round(speed / fastest, 4),
+            "speed": round(speed, 4),
             "agreed": int(np.median([count for _mean, count in found])),
         }
         tell(name, len(plan.seeds))

@@ -57,7 +57,8 @@ class FakeVerifier(verifier_pb2_grpc.VerifierServicer):
         drafters: names by id of those connected.
         protocol: that it says it speaks.
         accepted: sources of an answer's tokens, over and over; 0 is the target itself.
-        speed: reward that the drafters in force earn; 1 for none.
+        speed: of the drafters in force; 1 for none.
+        tokens_per_step: that its outcomes tell of.
         refusal: raised for each request, if set.
         stop_at: position at which an answer stops to go on until `resume` is set; the test may kill it there.
         fail_at: position at which the answer ends with `failure`.
@@ -74,6 +75,7 @@ class FakeVerifier(verifier_pb2_grpc.VerifierServicer):
     tokenizer_hash: str = "hash"
     capacity: int = 4
     speed: Callable[[frozenset[str]], float] = lambda names: 2.0 if names else 1.0
+    tokens_per_step: int = 1
     refusal: PacelineError | None = None
     refuse_times: int = 1_000_000
     stop_at: int = -1
@@ -194,7 +196,7 @@ class FakeVerifier(verifier_pb2_grpc.VerifierServicer):
         credit = generation_pb2.DrafterCredit(drafter_id="d", strategy="s", drafter_name="d", proposed=num_tokens)
         return generation_pb2.Outcome(
             tokens=num_tokens,
-            steps=num_tokens,
+            steps=num_tokens // self.tokens_per_step,
             nodes=sum(self.accepted) * num_tokens,
             verify_s=0.01 * num_tokens / self.speed(names),
             plain_s=0.01 * num_tokens,

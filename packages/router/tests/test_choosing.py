@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from paceline.router.arms import MAX_ARMS, MAX_ARMS_WITH_PAIRS, PLAIN, Arm, arm_of, arms_for
 from paceline.router.attribution import Attribution
-from paceline.router.reward import MAX_REWARD, reward_of
+from paceline.router.reward import MAX_REWARD, MAX_SPEED, measured_speed, reward_of, speed_of
 from paceline.router.wish import Wish
 
 A, B = Arm(("a",)), Arm(("b",))
@@ -27,7 +27,11 @@ NAMES = st.lists(st.text(min_size=1, max_size=5), max_size=20)
         (["a"], ["none", "a"]),
         (["b", "a", "b"], ["none", "a", "b", "a+b"]),
         (["a", "b", "c"], ["none", "a", "b", "c", "a+b", "a+c", "b+c", "a+b+c"]),
-        (["a", "b", "c", "d"], ["none", "a", "b", "c", "d", "a+b+c+d"]),
+        (
+            ["a", "b", "c", "d"],
+            ["none", "a", "b", "c", "d", "a+b", "a+c", "a+d", "b+c", "b+d", "c+d", "a+b+c+d"],
+        ),
+        (["a", "b", "c", "d", "e"], ["none", "a", "b", "c", "d", "e", "a+b+c+d+e"]),
     ],
 )
 def test_arms_are_none_each_all_and_pairs_while_there_are_few(names: list[str], expected: list[str]) -> None:
@@ -83,26 +87,33 @@ def test_text_that_is_no_arm_is_refused(text: str) -> None:
 # Reward
 
 
-def test_the_reward_is_speed_relative_to_plain_decoding_waiting_included() -> None:
-    assert reward_of(64, verify_s=1.0, wait_s=0.0, plain_s=2.0) == 2.0
-    assert reward_of(64, verify_s=1.0, wait_s=1.0, plain_s=2.0) == 1.0
-    assert reward_of(64, verify_s=4.0, wait_s=0.0, plain_s=2.0) == 0.5
-    assert reward_of(64, verify_s=0.001, wait_s=0.0, plain_s=2.0) == MAX_REWARD
+def test_speed_is_relative_to_plain_decoding_waiting_included() -> None:
+    assert measured_speed(64, verify_s=1.0, wait_s=0.0, plain_s=2.0) == 2.0
+    assert measured_speed(64, verify_s=1.0, wait_s=1.0, plain_s=2.0) == 1.0
+    assert measured_speed(64, verify_s=4.0, wait_s=0.0, plain_s=2.0) == 0.5
+    assert measured_speed(64, verify_s=0.001, wait_s=0.0, plain_s=2.0) == MAX_SPEED
 
 
-def test_a_segment_that_says_nothing_has_no_reward() -> None:
-    assert reward_of(0, 1.0, 0.0, 1.0) is None
-    assert reward_of(5, 0.0, 0.0, 0.0) is None
-    assert reward_of(5, math.nan, 0.0, 1.0) is None
-    assert reward_of(5, 1.0, 0.0, math.inf) is None
+def test_a_segment_that_says_nothing_has_no_speed() -> None:
+    assert measured_speed(0, 1.0, 0.0, 1.0) is None
+    assert measured_speed(5, 0.0, 0.0, 0.0) is None
+    assert measured_speed(5, math.nan, 0.0, 1.0) is None
+    assert measured_speed(5, 1.0, 0.0, math.inf) is None
 
 
 @given(st.integers(), st.floats(), st.floats(), st.floats())
 def test_no_report_however_wrong_is_worth_more_than_the_bound(
     tokens: int, verify_s: float, wait_s: float, plain_s: float
 ) -> None:
-    reward = reward_of(tokens, verify_s, wait_s, plain_s)
-    assert reward is None or 0.0 <= reward <= MAX_REWARD
+    speed = measured_speed(tokens, verify_s, wait_s, plain_s)
+    assert speed is None or 0.0 <= speed <= MAX_SPEED
+    assert speed is None or 0.0 <= reward_of(speed) <= MAX_REWARD
+
+
+@given(st.lists(st.floats(0.5, 8.0), min_size=1, max_size=20))
+def test_the_mean_reward_of_segments_is_that_of_the_time_they_all_took(speeds: list[float]) -> None:
+    mean = sum(map(reward_of, speeds)) / len(speeds)
+    assert speed_of(mean) == pytest.approx(len(speeds) / sum(1.0 / speed for speed in speeds))
 
 
 def test_a_segment_counts_for_the_arm_that_served_most_of_it_and_a_mixture_for_none() -> None:

@@ -19,11 +19,11 @@ LINE = "    return {k: v[0] for k, v in x.items() if (k != '_') and v}\n\nassert
 CODE = 3 * f"def f(x):\n{LINE}"
 
 
-@given(st.text(), st.integers(0, 10**9), st.floats(0.0, 100.0), st.floats(0.0, 50.0))
+@given(st.text(), st.integers(0, 10**9), st.floats(0.0, 100.0), st.floats(0.0, 50.0), st.none() | st.floats(0.0, 50.0))
 def test_every_feature_lies_between_0_and_1_and_the_first_is_1(
-    text: str, length: int, temperature: float, load: float
+    text: str, length: int, temperature: float, load: float, accepted: float | None
 ) -> None:
-    context = prompt_of(text, length).context(temperature, load)
+    context = prompt_of(text, length).context(temperature, load, accepted)
     assert len(context) == len(FEATURES) == len(NEUTRAL)
     assert context[0] == 1.0
     assert all(0.0 <= value <= 1.0 for value in context)
@@ -44,6 +44,9 @@ def test_what_depends_on_the_moment_is_added_then() -> None:
     assert Prompt().context(0.0, 0.0) == NEUTRAL
     context = dict(zip(FEATURES, Prompt().context(0.7, 3.0), strict=True))
     assert (context["sampled"], context["load"]) == (1.0, 1.0)
+    seen = dict(zip(FEATURES, Prompt().context(0.0, 0.0, 1.0), strict=True))
+    assert (seen["seen"], seen["accepted"]) == (1.0, 0.25)
+    assert Prompt().context(0.0, 0.0, 0.0) != NEUTRAL
 
 
 def test_only_the_beginning_is_looked_at_so_the_cost_is_bounded() -> None:

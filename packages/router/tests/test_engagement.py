@@ -12,6 +12,7 @@ import pytest
 from conftest import Deploy, Deployment, answer, eventually
 
 from paceline.router.arms import PLAIN, Arm
+from paceline.router.context import FEATURES
 from paceline.router.convert import member_to_proto
 from paceline.router.member import Member, Role
 from paceline.v1 import generation_pb2, router_pb2, types_pb2
@@ -47,6 +48,24 @@ async def test_a_segment_is_credited_to_the_arm_that_was_engaged_for_it(deploy: 
     assert await running == answer(SEED, 16)
     assert [list(speculation.drafters) for speculation in verifier.engaged] == [["suffix"]]
     assert (mean(deployment, PLAIN), mean(deployment, SUFFIX)) == pytest.approx((1.0, 2.0))
+
+
+@pytest.mark.parametrize(("fixed_arm", "expected"), [("suffix", (1.0, 0.25)), ("none", (0.0, 0.0))])
+async def test_later_segments_are_chosen_for_knowing_what_drafters_had_right_in_earlier_ones(
+    deploy: Deploy, monkeypatch: pytest.MonkeyPatch, fixed_arm: str, expected: tuple[float, float]
+) -> None:
+    deployment = await deploy(policy="fixed", fixed_arm=fixed_arm, segment_tokens=8)
+    await deployment.verifier("v", drafters={"s-1": "suffix"}, tokens_per_step=2)
+    learner = deployment.router.backend.learner
+    choose, contexts = learner.choose, []
+
+    def noted(model: str, arms: Any, context: tuple[float, ...]) -> Any:
+        contexts.append(dict(zip(FEATURES, context, strict=True)))
+        return choose(model, arms, context)
+
+    monkeypatch.setattr(learner, "choose", noted)
+    await ids_of(deployment.generate(max_tokens=24))
+    assert [(context["seen"], context["accepted"]) for context in contexts[:2]] == [(0.0, 0.0), expected]
 
 
 async def test_what_a_client_chooses_is_learnt_from_unless_it_sets_a_budget_of_its_own(deploy: Deploy) -> None:

@@ -11,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paceline.router.arms import PLAIN, Arm
+from paceline.router.context import NUM_FEATURES
 from paceline.router.evidence import FORGOTTEN, MAX_ARMS, Evidence, Observation, merged
 from paceline.router.policies import POLICIES
 from paceline.router.policies.base import PolicyOptions
 from paceline.router.policies.ucb import DiscountedUcb
+from paceline.router.reward import MAX_REWARD
 
 ARMS = (PLAIN, A, B, AB)
 OBSERVATIONS = st.lists(
@@ -22,10 +24,10 @@ OBSERVATIONS = st.lists(
         Observation,
         st.sampled_from(["m", "n"]),
         st.sampled_from(ARMS),
-        st.floats(0.0, 8.0),
+        st.floats(0.0, MAX_REWARD),
         st.floats(0.01, 1.0),
-        st.tuples(st.just(1.0), *[st.floats(0.0, 1.0)] * 7),
-        st.dictionaries(st.sampled_from(ARMS), st.floats(0.0, 8.0), max_size=2),
+        st.tuples(st.just(1.0), *[st.floats(0.0, 1.0)] * (NUM_FEATURES - 1)),
+        st.dictionaries(st.sampled_from(ARMS), st.floats(0.0, MAX_REWARD), max_size=2),
     ),
     min_size=1,
     max_size=8,

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from paceline.router.arms import PLAIN, Arm, arms_for
 from paceline.router.context import NEUTRAL, NUM_FEATURES
 from paceline.router.evidence import Evidence, Observation
-from paceline.router.policies import POLICIES
+from paceline.router.policies import POLICIES, linucb
 from paceline.router.policies.base import Policy, PolicyOptions
 from paceline.router.policies.epsilon import Epsilon
 from paceline.router.policies.exp3 import Exp3
@@ -122,7 +122,7 @@ def test_whatever_rewards_come_a_choice_is_made(rewards: list[float], name: str)
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.lists(st.floats(-1e15, 1e15), min_size=60, max_size=60), st.sampled_from(LEARNING), st.floats(0.0, 1e15))
+@given(st.lists(st.floats(-1e15, 1e15), min_size=80, max_size=80), st.sampled_from(LEARNING), st.floats(0.0, 1e15))
 def test_sums_that_no_history_has_lead_to_a_choice_all_the_same(numbers: list[float], name: str, weight: float) -> None:
     """A store that others write to may hold anything."""
     policy = make(name)
@@ -203,8 +203,8 @@ def test_an_arm_that_was_not_tried_has_an_infinite_bonus() -> None:
 
 # The prompt's features
 
-CODE = (1.0, 0.2, 0.0, 0.1, 0.9, 0.1, 0.0, 0.2)
-PROSE = (1.0, 0.6, 1.0, 0.1, 0.05, 0.02, 0.1, 0.1)
+CODE = (1.0, 0.2, 0.0, 0.1, 0.9, 0.1, 0.0, 0.2, 0.0, 0.0)
+PROSE = (1.0, 0.6, 1.0, 0.1, 0.05, 0.02, 0.1, 0.1, 1.0, 0.3)
 
 
 def test_linucb_learns_which_arm_for_which_prompt() -> None:
@@ -237,11 +237,14 @@ def test_linucb_predicts_what_a_ridge_regression_of_the_weighted_segments_does(n
     now = situation(policy, [PLAIN, A], learnt(policy, seen), context=tuple(x.tolist()))
     speeds, deviations = policy._predict(now)
     assert speeds[1] == pytest.approx(theta @ x)
-    assert deviations[1] == pytest.approx(math.sqrt(x @ np.linalg.solve(a, x)))
+    residual = np.sum(weights * (rewards - contexts @ theta) ** 2)
+    scatter = math.sqrt((8.0 * 0.3**2 + residual) / (8.0 + weights.sum()))
+    assert deviations[1] == pytest.approx(scatter * math.sqrt(x @ np.linalg.solve(a, x)))
     assert speeds[0] == pytest.approx(1.0)
 
 
-def test_a_running_segment_counts_as_one_more_like_it() -> None:
+def test_a_running_segment_counts_as_one_more_like_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linucb, "_deviation", lambda *_sums: 1.0)  # that of what has reported, and nothing else
     policy = LinUcb(discount=1.0)
     seen = [Observation(MODEL, A, 1.5, 1.0, CODE)] * 3
     running = policy.bonuses(situation(policy, [A], learnt(policy, seen), {A: 2}, CODE))

@@ -17,7 +17,7 @@ from routing_play import decision_ms_p99, play
 from routing_prompts import KINDS, pool
 from routing_report import draw, notes, tables
 from routing_run import BEST_FIXED, LEARNING, Plan, default_policy, run
-from routing_scenes import REQUEST_NOISE, SCENES, SEGMENT_NOISE, draw_episode
+from routing_scenes import SCENES, TIME_NOISE, draw_episode
 
 from paceline.router.arms import PLAIN
 from paceline.router.policies.fixed import Fixed
@@ -39,12 +39,24 @@ def test_an_episode_is_the_same_for_the_same_seed_and_has_an_arm_to_choose(name:
     assert 2 < len(one.arms) <= 32
 
 
-def test_rewards_scatter_as_measured_ones_do_around_what_is_expected() -> None:
+def test_rewards_scatter_around_what_is_expected_less_without_drafters() -> None:
     episode = draw_episode(BY_NAME["stationary"], 4000, 3)
-    ratio = (episode.rewards / episode.expected)[:, 0]
-    assert ratio.mean() == pytest.approx(1.0, abs=0.03)
-    assert ratio.std() == pytest.approx((REQUEST_NOISE**2 + SEGMENT_NOISE**2) ** 0.5, abs=0.03)
-    assert np.corrcoef(ratio[:-1], ratio[1:])[0, 1] > 0.2, "segments of a request resemble one another"
+    names = [str(arm) for arm in episode.arms]
+    plain, suffix, recycling = (names.index(name) for name in ("none", "suffix", "recycling"))
+    off = episode.rewards - episode.expected
+    assert off.mean(axis=0) == pytest.approx(np.zeros(len(names)), abs=0.05)
+    assert off[:, plain].std() == pytest.approx(TIME_NOISE, abs=0.01)
+    assert off[:, recycling].std() > 3 * TIME_NOISE
+    assert np.corrcoef(off[:, suffix], off[:, recycling])[0, 1] > 0.7, "what is easy for one is for another"
+    within = ~episode.begins[1:]
+    assert np.corrcoef(off[:-1][within, suffix], off[1:][within, suffix])[0, 1] > 0.5, "segments of a request are alike"
+
+
+def test_what_was_accepted_says_how_much_a_request_is_worth() -> None:
+    episode = draw_episode(BY_NAME["stationary"], 2000, 3)
+    place = [str(arm) for arm in episode.arms].index("recycling")
+    assert np.all(episode.accepted[:, 0] == 0.0)
+    assert np.corrcoef(episode.accepted[:, place], episode.rewards[:, place])[0, 1] > 0.7
 
 
 def test_an_absent_drafter_has_no_arm_and_what_it_leaves_is_that_of_the_others() -> None:

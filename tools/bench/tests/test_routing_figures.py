@@ -10,31 +10,35 @@ from routing_scenes import Episode
 from paceline.router.arms import PLAIN, Arm
 
 A, B = Arm(("a",)), Arm(("b",))
-EXPECTED = np.array([[1.0, 2.0, 0.5], [1.0, 2.0, 4.0], [1.0, 2.0, 0.5], [1.0, 0.5, 0.5]])
+TIMES = np.array([[1.0, 0.5, 2.0], [1.0, 0.5, 0.25], [1.0, 0.5, 2.0], [1.0, 2.0, 2.0]])
+EXPECTED = 2.0 - TIMES
 THERE = np.array([[True, True, True], [True, True, True], [True, False, True], [True, True, True]])
 INSTEAD = np.array([[0, 1, 2], [0, 1, 2], [0, 0, 2], [0, 1, 2]])
-EPISODE = Episode((PLAIN, A, B), EXPECTED, EXPECTED, EXPECTED, EXPECTED, [()] * 4, THERE, INSTEAD)
+NOTHING = np.zeros((4, 3))
+EPISODE = Episode(
+    (PLAIN, A, B), EXPECTED, EXPECTED, EXPECTED, EXPECTED, [()] * 4, NOTHING, np.ones(4, dtype=np.bool_), THERE, INSTEAD
+)
 
 
 def test_the_oracle_takes_the_best_arm_that_is_there_and_a_fixed_arm_what_is_left_of_it() -> None:
-    assert EPISODE.of_oracle.tolist() == [2.0, 4.0, 1.0, 1.0]
-    assert EPISODE.of_fixed.sum(axis=0).tolist() == [4.0, 5.5, 5.5]
-    assert best_fixed_regret(EPISODE) == ("a", pytest.approx(1 - 5.5 / 8))
+    assert EPISODE.of_oracle.tolist() == [1.5, 1.75, 1.0, 1.0]
+    assert (2.0 - EPISODE.of_fixed).sum(axis=0).tolist() == [4.0, 4.0, 6.25]
+    assert best_fixed_regret(EPISODE) == ("none", pytest.approx(1 - 2.75 / 4))
 
 
 def test_regret_is_the_share_of_the_oracle_that_was_missed() -> None:
     perfect, plain = np.array([1, 2, 0, 0]), np.zeros(4, dtype=np.int64)
     assert regret(EPISODE, perfect) == 0.0
-    assert against_best_fixed(EPISODE, perfect) == pytest.approx(1 - 8 / 5.5)
-    assert regret(EPISODE, plain) == pytest.approx(0.5)
-    assert curve(EPISODE, plain) == pytest.approx([1 - 1 / 2, 1 - 2 / 6, 1 - 3 / 7, 1 - 4 / 8])
+    assert against_best_fixed(EPISODE, perfect) == pytest.approx(1 - 4 / 2.75)
+    assert regret(EPISODE, plain) == pytest.approx(1 - 2.75 / 4)
+    assert curve(EPISODE, plain) == pytest.approx([1 - 0.5 / 1, 1 - 0.75 / 2, 1 - 1.75 / 3, 1 - 2.75 / 4])
     assert share_of("b", EPISODE, perfect) == 0.25
     found = summary([EPISODE, EPISODE], [perfect, plain])
     assert found == {
-        "regret": 0.25,
-        "share_of_oracle": 0.75,
-        "regret_against_best_fixed": round((1 - 8 / 5.5 + 1 - 4 / 5.5) / 2, 4),
-        "spread": [0.0, 0.5],
+        "regret": round((1 - 2.75 / 4) / 2, 4),
+        "share_of_oracle": round(1 - (1 - 2.75 / 4) / 2, 4),
+        "regret_against_best_fixed": round((1 - 4 / 2.75 + 0.0) / 2, 4),
+        "spread": [0.0, round(1 - 2.75 / 4, 4)],
     }
 
 

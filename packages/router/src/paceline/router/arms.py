@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-MAX_ARMS_WITH_PAIRS = 8
+MAX_ARMS_WITH_PAIRS = 12
 MAX_ARMS = 32  # with budgets
 MAX_DRAFTERS = 16  # a request may name no more
 
@@ -60,7 +60,7 @@ def arm_of(names: Iterable[str]) -> Arm:
 def arms_for(names: Iterable[str], small_budget: int = 0) -> tuple[Arm, ...]:
     """The arms worth trying where drafters of these names are connected.
 
-    Plain decoding, each alone, and all together; pairs too while that makes at most 8 arms. Of more than 16
+    Plain decoding, each alone, and all together; pairs too while that makes at most 12 arms. Of more than 16
     names the first 16 count, so that the number of arms, each of which costs trials, stays bounded whoever
     connects. With a small budget, each set of drafters also with at most so many candidates, where that makes at
     most 32 arms.

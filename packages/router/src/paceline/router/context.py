@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 MAX_HEAD = 4096  # characters that are looked at
-FEATURES = ("one", "length", "sampled", "load", "code", "digits", "foreign", "repetitive")
+FEATURES = ("one", "length", "sampled", "load", "code", "digits", "foreign", "repetitive", "seen", "accepted")
 NUM_FEATURES = len(FEATURES)
 NEUTRAL = (1.0,) + (0.0,) * (NUM_FEATURES - 1)  # of what nothing is known
 
@@ -15,6 +15,7 @@ _CODE = str.maketrans("", "", "{}[]()<>=;_/\\|&*+#`~^$@")
 _DIGITS = str.maketrans("", "", "0123456789")
 _LONGEST = 2.0**20  # characters at which the feature of length is 1
 _FEW_WORDS = 12
+_MOST_ACCEPTED = 4.0  # tokens a step at which the feature of acceptance is 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +36,24 @@ class Prompt:
     foreign: float = 0.0
     repetitive: float = 0.0
 
-    def context(self, temperature: float, load: float) -> tuple[float, ...]:
+    def context(self, temperature: float, load: float, accepted: float | None = None) -> tuple[float, ...]:
         """What policies see, in the order of `FEATURES`.
 
         Args:
             temperature: of the request; what matters is whether tokens are drawn at all.
             load: of the verifier, running and queued sessions as a share of what it runs at once; cut at 1.
+            accepted: tokens a step that drafters had right in an earlier segment of this request; None before there is
+                one. It says more of what drafters are good for here than anything in the prompt.
         """
         sampled = 1.0 if temperature > 0.0 else 0.0
         busy = min(max(load, 0.0), 1.0)
-        return (1.0, self.length, sampled, busy, self.code, self.digits, self.foreign, self.repetitive)
+        moment = (1.0, self.length, sampled, busy)
+        return (*moment, self.code, self.digits, self.foreign, self.repetitive, *seen_features(accepted))
+
+
+def seen_features(accepted: float | None) -> tuple[float, float]:
+    """The features of what was seen of a request so far, the last two."""
+    return (0.0, 0.0) if accepted is None else (1.0, min(1.0, max(0.0, accepted) / _MOST_ACCEPTED))
 
 
 def prompt_of(head: str, num_characters: int) -> Prompt:

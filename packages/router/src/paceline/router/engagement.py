@@ -16,7 +16,7 @@ from paceline.router.evidence import Observation
 from paceline.router.failures import VerifierError
 from paceline.router.member import Member
 from paceline.router.policies.base import Decision
-from paceline.router.reward import reward_of
+from paceline.router.reward import measured_speed, reward_of
 from paceline.router.trial_seat import TrialSeat
 from paceline.router.wish import Wish
 from paceline.v1 import generation_pb2, types_pb2
@@ -76,6 +76,7 @@ class Engagement:
         self._engaging: asyncio.Task[None] | None = None
         self._pending: Arm | None = None
         self._decision: Decision
+        self._accepted: float | None = None  # tokens a step that drafters had right in their last segment
         self._seat = TrialSeat(backend.trials)
         connected = self._connected()
         named = wish.present(gone.remaining(backend.roster.drafters_at(verifier))) if continuing else wish.drafters
@@ -97,11 +98,13 @@ class Engagement:
         arm = self._attribution.segment_ended()
         self._seat.heard(outcome)
         connected = self._connected()
-        reward = reward_of(outcome.tokens, outcome.verify_s, outcome.wait_s, outcome.plain_s)
-        if arm is not None and reward is not None and self._wish.teaches(arm, connected):
+        speed = measured_speed(outcome.tokens, outcome.verify_s, outcome.wait_s, outcome.plain_s)
+        if arm is not None and speed is not None and self._wish.teaches(arm, connected):
             if not self._seat.replaces(arm):
-                self._backend.learner.learn(self._observation(arm, reward))
-            self._seat.segment(arm, reward, connected, self._trials())
+                self._backend.learner.learn(self._observation(arm, reward_of(speed)))
+            self._seat.segment(arm, speed, connected, self._trials())
+        if arm is not None and arm.drafters and outcome.steps:
+            self._accepted = max(0.0, outcome.tokens / outcome.steps - 1.0)
         # A shorter segment was the last. After a mixture the arm stays, so that it is seen for a whole segment.
         if self._wish.free and outcome.tokens >= self._backend.segment_tokens:
             if arm is not None and not self._changing():
@@ -141,7 +144,8 @@ class Engagement:
         return self._pending
 
     def _context(self) -> tuple[float, ...]:
-        return self._prompt.context(self._temperature, self._backend.roster.occupancy(self._verifier))
+        load = self._backend.roster.occupancy(self._verifier)
+        return self._prompt.context(self._temperature, load, self._accepted)
 
     def _observation(self, arm: Arm, reward: float) -> Observation:
         """A segment under an arm other than the one chosen last wasn't drawn by the policy: that one came too late."""

@@ -22,6 +22,7 @@ Sums = NDArray[np.float64]
 
 FORGOTTEN = 1e-6  # an arm whose weight falls under this says nothing any more and is dropped
 MAX_ARMS = 256  # of a model; those with the least weight go first
+UNIT = "time"  # what rewards are made of, see `paceline.router.reward`; sums in other units can't be added
 NO_ESTIMATES: Mapping[Arm, float] = MappingProxyType({})
 
 
@@ -41,7 +42,7 @@ class Shape:
     discount: float
 
     def __str__(self) -> str:
-        return f"{self.policy}/{self.width}/{self.discount:.6g}"
+        return f"{self.policy}/{self.width}/{self.discount:.6g}/{UNIT}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from paceline.router.context import NEUTRAL
 from paceline.router.evidence import Evidence, Knowledge, Observation, merged
 from paceline.router.policies.base import Decision, Policy, Situation
 from paceline.router.probation import decide
+from paceline.router.reward import speed_of
 from paceline.router.state.base import Batch, StateStore, StoreError, StoreLost
 
 log = structlog.get_logger()
@@ -30,7 +31,7 @@ class ArmReport:
     """What is believed of one arm, for people.
 
     Attributes:
-        pulls: discounted segments; mean: their reward, 0 without any.
+        pulls: discounted segments; mean: their speed relative to plain decoding, 0 without any.
         bonus: that the policy grants it for being uncertain.
     """
 
@@ -124,7 +125,7 @@ class Learner:
         sums = self._current.get(model, self._nothing).of_arms(arms)
         situation = Situation(arms, sums, self._running(model, arms), NEUTRAL)
         return [
-            ArmReport(arm, float(weight), float(mean) if weight > 0.0 else 0.0, float(bonus))
+            ArmReport(arm, float(weight), speed_of(float(mean)) if weight > 0.0 else 0.0, float(bonus))
             for arm, weight, mean, bonus in zip(
                 arms, situation.weights, situation.means, self._policy.bonuses(situation), strict=True
             )

@@ -1,13 +1,20 @@
-"""What a segment was worth."""
+"""What a segment was worth.
+
+A policy adds up rewards and compares their means, so a reward has to be something whose mean matters. Tokens per second
+over all traffic is tokens over the sum of times, so that is the time that a segment took, not its speed: a mean of
+speeds is decided by the few requests that any drafter answers several times as fast, where little time is left to save.
+"""
 
 from __future__ import annotations
 
 import math
 
-MAX_REWARD = 8.0
+MAX_SPEED = 8.0
+LEAST_SPEED = 0.5  # slower is no worse: whoever is taken for half as fast as plain decoding isn't chosen
+MAX_REWARD = 2.0 - 1.0 / MAX_SPEED
 
 
-def reward_of(tokens: int, verify_s: float, wait_s: float, plain_s: float) -> float | None:
+def measured_speed(tokens: int, verify_s: float, wait_s: float, plain_s: float) -> float | None:
     """Speed relative to plain decoding: plain_s / (verify_s + wait_s), in [0, 8]; 1 is as fast as without
     drafters.
 
@@ -28,4 +35,19 @@ def reward_of(tokens: int, verify_s: float, wait_s: float, plain_s: float) -> fl
         return None
     if verify_s <= 0.0 or wait_s < 0.0 or plain_s <= 0.0:
         return None
-    return min(MAX_REWARD, plain_s / spent_s)
+    return min(MAX_SPEED, plain_s / spent_s)
+
+
+def reward_of(speed: float) -> float:
+    """One and the share of plain decoding's time that was saved, in [0, 1.875]: 1 at plain speed, 1.5 at twice that, 0
+    at half of it or less.
+
+    >>> reward_of(1.0), reward_of(2.0), reward_of(0.8), reward_of(0.0)
+    (1.0, 1.5, 0.75, 0.0)
+    """
+    return 2.0 - 1.0 / min(MAX_SPEED, max(LEAST_SPEED, speed))
+
+
+def speed_of(reward: float) -> float:
+    """The speed over segments with this mean reward: what all their tokens took, not the mean of their speeds."""
+    return 1.0 / (2.0 - min(MAX_REWARD, max(0.0, reward)))

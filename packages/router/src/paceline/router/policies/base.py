@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from paceline.router.arms import Arm
 from paceline.router.evidence import Observation, Shape, Sums
 
-PLAIN_SPEED = 1.0  # the reward of plain decoding, and what is assumed of an arm of which nothing is known
+PLAIN_REWARD = 1.0  # the reward of plain decoding, and what is assumed of an arm of which nothing is known
 
 Figures = NDArray[np.floating[Any]]
 
@@ -49,7 +49,7 @@ class Situation:
     def means(self) -> Figures:
         """[arms], mean rewards; plain decoding's for arms of which nothing is known."""
         known = self.weights > 0.0
-        return np.where(known, self.sums[:, 1] / np.where(known, self.weights, 1.0), PLAIN_SPEED)
+        return np.where(known, self.sums[:, 1] / np.where(known, self.weights, 1.0), PLAIN_REWARD)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import numpy as np
 
 from paceline.router.arms import Arm
 from paceline.router.evidence import Observation, Shape
-from paceline.router.policies.base import PLAIN_SPEED, Decision, Figures, Situation, drawn
+from paceline.router.policies.base import PLAIN_REWARD, Decision, Figures, Situation, drawn
 
 
 class Exp3:
@@ -37,7 +37,7 @@ class Exp3:
     def evidence(self, observation: Observation) -> Mapping[Arm, Sequence[float]]:
         """A segment under an arm that wasn't drawn here has no gain: nobody knows how likely it was."""
         drawn_at = observation.probability
-        gain = (observation.reward - PLAIN_SPEED) / drawn_at if drawn_at > 0.0 else 0.0
+        gain = (observation.reward - PLAIN_REWARD) / drawn_at if drawn_at > 0.0 else 0.0
         return {observation.arm: (1.0, observation.reward, gain)}
 
     def choose(self, situation: Situation, random: np.random.Generator) -> Decision:

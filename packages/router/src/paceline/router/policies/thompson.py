@@ -15,7 +15,7 @@ import numpy as np
 
 from paceline.router.arms import Arm
 from paceline.router.evidence import Observation, Shape
-from paceline.router.policies.base import PLAIN_SPEED, Decision, Figures, Situation
+from paceline.router.policies.base import PLAIN_REWARD, Decision, Figures, Situation
 
 PRIOR_WEIGHT = 0.25  # segments that the prior's mean, plain speed, counts for
 PRIOR_SHAPE = 2.0
@@ -56,7 +56,7 @@ def _posterior(situation: Situation) -> tuple[Figures, Figures, Figures, Figures
     means = situation.means
     weight = PRIOR_WEIGHT + count
     within = np.maximum(squares - total * means, 0.0)
-    between = PRIOR_WEIGHT * count * (means - PLAIN_SPEED) ** 2 / weight
+    between = PRIOR_WEIGHT * count * (means - PLAIN_REWARD) ** 2 / weight
     shape = PRIOR_SHAPE + count / 2.0
     scale = PRIOR_SHAPE * PRIOR_DEVIATION**2 + (within + between) / 2.0
-    return (PRIOR_WEIGHT * PLAIN_SPEED + total) / weight, weight + situation.pending, shape, scale
+    return (PRIOR_WEIGHT * PLAIN_REWARD + total) / weight, weight + situation.pending, shape, scale

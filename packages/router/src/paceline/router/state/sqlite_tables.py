@@ -10,6 +10,7 @@ import structlog
 
 from paceline.router.arms import Arm
 from paceline.router.evidence import Evidence, Shape
+from paceline.router.reward import reward_of
 from paceline.router.state.rows import MAX_MODELS, Row, evidence_of, pack
 
 log = structlog.get_logger()
@@ -36,7 +37,7 @@ _CREATE = (
     ) WITHOUT ROWID
     """,
 )
-_V1_SHAPE = "ucb/2/0.99"  # what version 1 kept, whatever the policy, is what `ucb` keeps of it
+_V1_SHAPE = str(Shape("ucb", 2, 0.99))  # what version 1 kept, whatever the policy, is what `ucb` keeps of it
 
 
 def prepare(connection: sqlite3.Connection) -> None:
@@ -56,7 +57,9 @@ def _take_over_version_1(connection: sqlite3.Connection) -> None:
     num_taken = 0
     for model, arm, pulls, reward_sum in rows:
         if isinstance(pulls, float) and isinstance(reward_sum, float) and isinstance(model, str):
-            packed = pack(np.array([pulls, reward_sum]))
+            # Version 1 added up speeds.
+            reward = reward_of(reward_sum / pulls) if pulls > 0.0 else 0.0
+            packed = pack(np.array([pulls, pulls * reward]))
             connection.execute("INSERT OR REPLACE INTO models VALUES (?, ?, 1, 0)", (_V1_SHAPE, model))
             connection.execute("INSERT OR REPLACE INTO sums VALUES (?, ?, ?, 1, ?)", (_V1_SHAPE, model, arm, packed))
             num_taken += 1
