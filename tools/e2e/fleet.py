@@ -131,7 +131,7 @@ class Fleet:
     async def _is_whole(self) -> bool:
         try:
             verifiers = [await self.verifier(name) for name in VERIFIERS]
-            if any({link.name for link in one.drafters} < DRAFTERS.keys() for one in verifiers):
+            if not all({link.name for link in one.drafters} >= DRAFTERS.keys() for one in verifiers):
                 return False
             return all([self._knows(await self.status(name), verifiers) for name in ROUTERS])
         except grpc.aio.AioRpcError:

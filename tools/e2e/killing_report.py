@@ -8,6 +8,7 @@ from typing import Any
 
 from killing_plans import IN_FLIGHT, Kind
 from killing_round import Played
+from rich.box import SIMPLE
 from rich.table import Table
 
 
@@ -50,12 +51,11 @@ def every_round(rounds: Sequence[Played]) -> list[dict[str, Any]]:
 
 
 def table_of(report: dict[str, Any]) -> Table:
-    table = Table("victim", title="killed in mid-stream")
-    headings = ("rounds", "asked", "running", "broken", "moved", "faults", "pause s", "back s")
-    for heading in headings:
-        table.add_column(heading, justify="right", overflow="fold")
+    table = Table("victim", title="killed in mid-stream", caption="seconds: median, longest", box=SIMPLE)
+    for heading in ("rounds", "running", "broken", "moved", "faults", "pause s", "back s"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for name, row in [*report["victims"].items(), ("all", report["all"])]:
-        counts = ("rounds", "requests", "running_when_killed", "connections_broken", "failovers", "faults")
-        times = [f"{row[key]['median']:.2f} (max {row[key]['max']:.2f})" for key in ("pause_s", "back_s")]
+        counts = ("rounds", "running_when_killed", "connections_broken", "failovers", "faults")
+        times = [f"{row[key]['median']:.2f}, {row[key]['max']:.2f}" for key in ("pause_s", "back_s")]
         table.add_row(name, *(str(row[count]) for count in counts), *times)
     return table

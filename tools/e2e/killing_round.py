@@ -43,7 +43,7 @@ async def play(fleet: Fleet, plan: Plan, known: dict[Errand, Known]) -> Played:
     """
     played = Played(plan)
     segments_before = await _segments(fleet)
-    lost_before = _num_lost(fleet)
+    lost_before = _num_lost(fleet, plan)
     asked = [Asked(errand, door, router) for errand, door, router in plan.asked]
     running = [asyncio.create_task(one.run(fleet.addresses[one.router])) for one in asked]
     enough = plan.share * sum(len(known[one.errand].text) for one in asked)
@@ -54,7 +54,7 @@ async def play(fleet: Fleet, plan: Plan, known: dict[Errand, Known]) -> Played:
         one.mark()
     returning = asyncio.create_task(_bring_back(fleet, plan)) if plan.at_once else None
     await asyncio.gather(*running)
-    played.failovers = _num_lost(fleet) - lost_before if plan.victim not in ROUTERS else 0
+    played.failovers = _num_lost(fleet, plan) - lost_before
     await _judge(fleet, plan, asked, known, played)
     played.back_s = await (returning or _bring_back(fleet, plan))
     await fleet.idle()
@@ -69,8 +69,10 @@ def _said(asked: list[Asked], characters: float) -> Callable[[], Awaitable[bool]
     return said
 
 
-def _num_lost(fleet: Fleet) -> int:
-    return sum(fleet.service(name).log.read_text(errors="replace").count(LOST) for name in ROUTERS)
+def _num_lost(fleet: Fleet, plan: Plan) -> int:
+    """How often those routers that live through the round have said so."""
+    logs = [fleet.service(name).log for name in ROUTERS if name != plan.victim]
+    return sum(log.read_text(errors="replace").count(LOST) for log in logs)
 
 
 async def _segments(fleet: Fleet) -> int:

@@ -13,7 +13,8 @@ import pytest
 from errands import answers_of, draw_errands
 from fleet import ROUTERS, fleet_in
 from killing_plans import NUM_ERRANDS, Kind, draw_plans
-from killing_round import play
+from killing_report import figures, table_of
+from killing_round import Played, play
 from tiny_target import make_tiny_target
 
 ROUNDS, SEED = 8, 3
@@ -30,7 +31,19 @@ def test_a_seed_draws_each_kind_equally_often() -> None:
         assert {router for _errand, _door, router in plan.asked} == set(ROUTERS)
 
 
-@pytest.mark.timeout(600)
+def test_figures_are_by_victim_and_of_all() -> None:
+    plans = draw_plans(random.Random(1), 4, draw_errands(random.Random(0), NUM_ERRANDS))
+    rounds = [Played(plan, running=3, failovers=1, pause_s=number, back_s=2.0) for number, plan in enumerate(plans)]
+    rounds[0].faults.append("another text")
+    report = figures(rounds)
+    assert report["victims"].keys() == {kind.value for kind in Kind}
+    assert report["victims"][plans[0].kind.value]["faults"] == report["all"]["faults"] == 1
+    assert (report["all"]["rounds"], report["all"]["requests"], report["all"]["failovers"]) == (4, 40, 4)
+    assert report["all"]["pause_s"] == {"median": 1.5, "max": 3}
+    assert table_of(report).row_count == 5
+
+
+@pytest.mark.timeout(800)
 def test_whoever_is_killed_every_text_is_what_it_would_have_been(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -44,7 +57,6 @@ def test_whoever_is_killed_every_text_is_what_it_would_have_been(
         running = broken = failovers = 0
         for plan in draw_plans(rng, ROUNDS, errands):
             played = await play(fleet, plan, known)
-            print(played.plan.kind, played)
             assert not played.faults, (plan.kind, plan.victim, played.faults)
             running += played.running
             broken += played.broken

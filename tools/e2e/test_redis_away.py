@@ -149,6 +149,10 @@ def test_ten_seconds_without_redis(
             gone_s = time.monotonic()
             go()
             await asyncio.sleep(AWAY_S)
+            # What was known and what is learnt meanwhile is what is chosen by.
+            believed = [sum(arm.pulls for arm in (await fleet.status(router)).arms) for router in ROUTERS]
+            assert min(believed) >= 1.0
+            assert beside.learner.report("beside", [A])[0].pulls == beside.taught
             back_s = time.monotonic()
             come()
             choices_s = list(beside.choices_s)
@@ -163,10 +167,10 @@ def test_ten_seconds_without_redis(
         with capsys.disabled():
             print(
                 f"\nRedis {how} for {back_s - gone_s:.1f} s: {len(away)} requests answered meanwhile (median "
-                f"{np.median(away):.3f} s, before {np.median(present):.3f} s; longest {max(away):.3f} s), "
-                f"{len(choices_s)} choices beside them, p99 {p99_s * 1e3:.2f} ms, longest {max(choices_s) * 1e3:.2f}; "
-                f"{taught} segments of routers ({before.segments} before) and {beside.taught} of a learner stored, "
-                f"each once, {told_s:.1f} s after it was back"
+                f"{np.median(away):.3f} s, before {np.median(present):.3f} s; longest {max(away):.3f} s); beside them "
+                f"chosen and learnt {len(choices_s)} times, p99 {p99_s * 1e3:.2f} ms, longest "
+                f"{max(choices_s) * 1e3:.2f} ms; {taught} segments of routers ({before.segments} before) and "
+                f"{beside.taught} of a learner stored, each once, {told_s:.1f} s after it was back"
             )
         assert load.faults == []
         assert len(away) > len(present)
