@@ -51,11 +51,13 @@ def every_round(rounds: Sequence[Played]) -> list[dict[str, Any]]:
 
 
 def table_of(report: dict[str, Any]) -> Table:
-    table = Table("victim", title="killed in mid-stream", caption="seconds: median, longest", box=SIMPLE)
-    for heading in ("rounds", "running", "broken", "moved", "faults", "pause s", "back s"):
+    table = Table(title="killed in mid-stream", caption="seconds: median, longest", box=SIMPLE, pad_edge=False)
+    table.add_column("victim", no_wrap=True)
+    for heading in ("rounds", "begun", "broken", "moved", "faults", "pause", "back"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, row in [*report["victims"].items(), ("all", report["all"])]:
         counts = ("rounds", "running_when_killed", "connections_broken", "failovers", "faults")
-        times = [f"{row[key]['median']:.2f}, {row[key]['max']:.2f}" for key in ("pause_s", "back_s")]
+        pause_s, back_s = row["pause_s"], row["back_s"]
+        times = f"{pause_s['median']:.2f}, {pause_s['max']:.2f}", f"{back_s['median']:.1f}, {back_s['max']:.1f}"
         table.add_row(name, *(str(row[count]) for count in counts), *times)
     return table

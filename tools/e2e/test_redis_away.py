@@ -157,6 +157,7 @@ def test_ten_seconds_without_redis(
             come()
             choices_s = list(beside.choices_s)
             await asyncio.sleep(1.0)
+        assert load.faults == []
         taught = len(errands) + len(load.ended)
         await everything_once(fleet, taught)
         told_s = time.monotonic() - back_s
@@ -172,7 +173,6 @@ def test_ten_seconds_without_redis(
                 f"{max(choices_s) * 1e3:.2f} ms; {taught} segments of routers ({before.segments} before) and "
                 f"{beside.taught} of a learner stored, each once, {told_s:.1f} s after it was back"
             )
-        assert load.faults == []
         assert len(away) > len(present)
         # Whoever waited for the store would have waited for its deadline.
         assert p99_s < TIMEOUT_S / 10
