@@ -71,8 +71,8 @@ class Fleet:
             known_as = ("--verifier-id", name) if name == VERIFIERS[0] else ()
             model = ("--model", str(self.model), "--model-name", MODEL, "--drafting", "always")
             # One alone has room for all that runs. And a second thread would only wait for a core that others have.
-            model += ("--max-sessions", "16", "--threads", "1")
-            self.stack.start(name, "verifier", "--listen", listen, *model, *known_as, *announce)
+            room = ("--max-sessions", "16", "--threads", "1")
+            self.stack.start(name, "verifier", "--listen", listen, *model, *room, *known_as, *announce)
         else:
             self.stack.start(name, "drafter", "--name", name, "--strategies", DRAFTERS[name], *announce)
 

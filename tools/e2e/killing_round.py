@@ -49,7 +49,7 @@ async def play(fleet: Fleet, plan: Plan, known: dict[Errand, Known]) -> Played:
     enough = plan.share * sum(len(known[one.errand].text) for one in asked)
     await until(_said(asked, enough), f"{enough:.0f} characters of {len(asked)} answers")
     _kill(fleet, plan.victim)
-    played.running = sum(one.end is End.RUNNING for one in asked)
+    played.running = sum(one.end is End.RUNNING and bool(one.text) for one in asked)
     for one in asked:
         one.mark()
     returning = asyncio.create_task(_bring_back(fleet, plan)) if plan.at_once else None

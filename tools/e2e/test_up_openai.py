@@ -209,6 +209,7 @@ BAD_SCHEMA = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"ty
         ({"n": 17}, openai.BadRequestError, "invalid_value", "n"),
         ({"temperature": -1}, openai.BadRequestError, "invalid_value", "temperature"),
         ({"messages": []}, openai.BadRequestError, "invalid_value", "messages"),
+        ({"extra_body": {"prompt": "and messages"}}, openai.BadRequestError, "unknown_parameter", "prompt"),
         (
             {"messages": [{"role": "wizard", "content": "x"}]},
             openai.BadRequestError,
