@@ -54,9 +54,9 @@ async def parts_of(http: str, path: str, body: dict[str, Any]) -> AsyncGenerator
 
 async def _lines(reader: asyncio.StreamReader) -> AsyncGenerator[str]:
     """Of a chunked body."""
-    rest = ""
+    rest = b""
     while size := int(await reader.readuntil(b"\r\n"), 16):
-        rest += (await reader.readexactly(size + 2))[:-2].decode()
-        *lines, rest = rest.split("\n")
+        rest += (await reader.readexactly(size + 2))[:-2]
+        *lines, rest = rest.split(b"\n")
         for line in lines:
-            yield line
+            yield line.decode()

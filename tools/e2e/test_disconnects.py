@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 from errands import Asked, Door, End, Errand, Known, answers_of, draw_errands
-from fleet import ROUTERS, Fleet, fleet_in
+from fleet import ROUTERS, Fleet, fleet_in, until
 from http_stream import parts_of
 from tiny_target import make_tiny_target
 
@@ -109,9 +109,11 @@ def test_places_are_free_when_all_leave_at_once(deployment: Deployment, capsys: 
                 async for _part in parts:
                     begun[number] += 1
 
+        async def under_way() -> bool:
+            return max(begun) > 10
+
         readers = [asyncio.create_task(read(number)) for number in range(STREAMS)]
-        while not any(count > 10 for count in begun):
-            await asyncio.sleep(0.005)
+        await until(under_way, "a stream under way")
         held = await fleet.busy()
         for reader in readers:
             reader.cancel()
