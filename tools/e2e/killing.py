@@ -21,6 +21,7 @@ from rounds import BenchError
 from showing import Told, errors, progress_of, publish
 from stack import StackError
 from tiny_target import make_tiny_target
+from transformers.utils import logging as transformers_logging
 
 
 def main(
@@ -45,6 +46,7 @@ def main(
             raise BenchError("redis-server is not installed (Debian: apt-get install redis-server)")
         with progress_of(rounds) as (folder, tell):
             tell("starting", 0)
+            transformers_logging.disable_progress_bar()  # of a model that is written in no time
             model = make_tiny_target(folder / "model")
             with fleet_in(folder / "fleet", model, policy) as fleet:
                 asyncio.run(_play_all(fleet, rounds, seed, played, tell))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,7 +18,7 @@ def chunk(data: str) -> bytes:
 
 
 @asynccontextmanager
-async def server_that_says(*pieces: bytes):  # type: ignore[no-untyped-def]
+async def server_that_says(*pieces: bytes) -> AsyncIterator[str]:
     """Reads a request, writes these pieces and closes."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -31,7 +32,7 @@ async def server_that_says(*pieces: bytes):  # type: ignore[no-untyped-def]
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     try:
-        yield "127.0.0.1:{}".format(server.sockets[0].getsockname()[1])
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
 
@@ -42,11 +43,10 @@ async def read(*pieces: bytes) -> list[dict[str, Any]]:
 
 
 async def test_parts_may_be_cut_anywhere() -> None:
-    whole = (
-        OK + chunk('data: {"a": 1}\n\ndata: {"b"') + chunk(": 2}\n\n: ping\n\n") + chunk("data: [DONE]\n\n") + chunk("")
-    )
+    first, second = chunk('data: {"a": 1}\n\ndata: {"b"'), chunk(': "ü"}\n\n: ping\n\n')
+    whole = OK + first + second + chunk("data: [DONE]\n\n") + chunk("")
     for cut in range(1, len(whole) - 1, 7):
-        assert await read(whole[:cut], whole[cut:]) == [{"a": 1}, {"b": 2}]
+        assert await read(whole[:cut], whole[cut:]) == [{"a": 1}, {"b": "ü"}]
 
 
 @pytest.mark.parametrize("said", [b"", OK[:20], OK, OK + chunk('data: {"a": 1}\n\n'), OK + b"20\r\ndata: {"])
