@@ -62,6 +62,7 @@ class FakeVerifier(verifier_pb2_grpc.VerifierServicer):
         stop_at: position at which an answer stops to go on until `resume` is set; the test may kill it there.
         fail_at: position at which the answer ends with `failure`.
         token_s: pause after each token.
+        silent: takes requests and says nothing, not even that it did.
         requests: seen so far. engaged: speculation by Engage, in order. num_yielded: tokens that gRPC took.
         num_cancelled, num_ended: requests, those cancelled among the ended.
     """
@@ -79,6 +80,7 @@ class FakeVerifier(verifier_pb2_grpc.VerifierServicer):
     stop_at: int = -1
     fail_at: int = -1
     token_s: float = 0.0
+    silent: bool = False
     failure: PacelineError | grpc.StatusCode = grpc.StatusCode.UNAVAILABLE
     resume: asyncio.Event = field(default_factory=asyncio.Event)
     stopped: asyncio.Event = field(default_factory=asyncio.Event)
@@ -122,6 +124,8 @@ class FakeVerifier(verifier_pb2_grpc.VerifierServicer):
             if self.refusal is not None and self.refuse_times > 0:
                 self.refuse_times -= 1
                 raise self.refusal
+            if self.silent:
+                await asyncio.Event().wait()
             self._check_drafters(request.speculation)
             self.in_force[request.request_id] = request.speculation
             async for event in self._answer(request):
