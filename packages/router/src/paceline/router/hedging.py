@@ -17,13 +17,35 @@ T = TypeVar("T")
 MOST_SAVED = 8.0
 
 
+class Budget:
+    """How many requests may have a second attempt: a share of them, and what wasn't used before, up to MOST_SAVED.
+
+    So of any n requests in a row at most share · n + MOST_SAVED have one.
+    """
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+        self._saved = 1.0
+
+    @property
+    def enough(self) -> bool:
+        return self._saved >= 1.0
+
+    def earn(self) -> None:
+        """A request came."""
+        self._saved = min(MOST_SAVED, self._saved + self._share)
+
+    def spend(self) -> None:
+        """It has a second attempt."""
+        self._saved -= 1.0
+
+
 class Hedging:
     """Second attempts of all requests.
 
     Args:
         after_s: without a first token after which a second verifier is asked; 0 for never.
-        share: of the requests that may have a second attempt. What isn't used is saved, up to MOST_SAVED attempts, so
-            of any n requests in a row at most share · n + MOST_SAVED have one.
+        share: of the requests that may have a second attempt. See Budget.
 
     Attributes:
         num_sent: second attempts. num_won: those of them that had the first token.
@@ -33,8 +55,7 @@ class Hedging:
         self.num_sent = 0
         self.num_won = 0
         self._after_s = after_s
-        self._share = share
-        self._saved = 1.0
+        self._budget = Budget(share)
         self._closing: set[asyncio.Task[None]] = set()
 
     @property
@@ -58,7 +79,7 @@ class Hedging:
         Raises:
             whatever a stream raises before it is decided, and its stream after that.
         """
-        self._saved = min(MOST_SAVED, self._saved + self._share)
+        self._budget.earn()
         return self._race(first, second, decides)
 
     async def _race(
@@ -99,9 +120,9 @@ class Hedging:
             await asyncio.shield(self._close(steps, streams))
 
     def _opened(self, second: Callable[[], AsyncGenerator[T] | None]) -> AsyncGenerator[T] | None:
-        stream = second() if self._saved >= 1.0 else None
+        stream = second() if self._budget.enough else None
         if stream is not None:
-            self._saved -= 1.0
+            self._budget.spend()
             self.num_sent += 1
         return stream
 

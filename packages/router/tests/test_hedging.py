@@ -1,0 +1,366 @@
+"""A second verifier for a late first token: the same text, one place, and nothing left of the one that lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Any
+
+import grpc
+import pytest
+from conftest import DEADLINE_S, DEFAULT_MAX_TOKENS, Deploy, Deployment, FakeVerifier, answer, eventually
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paceline.router.arms import PLAIN
+from paceline.router.hedging import MOST_SAVED, Budget, Hedging
+from paceline.wire.errors import PacelineError, Reason
+from paceline.wire.status import from_rpc_error
+
+SEED = 7
+LATE = {"hedge_after_s": 0.05, "hedge_share": 1.0}
+NEVER = {"hedge_after_s": 30.0, "hedge_share": 1.0}
+
+# The race
+
+
+class Stream:
+    """Items that come when a test says so; an exception is raised, None ends it."""
+
+    def __init__(self, *items: object) -> None:
+        self.queue: asyncio.Queue[object] = asyncio.Queue()
+        self.closed = False
+        for item in items:
+            self.queue.put_nowait(item)
+
+    async def items(self) -> AsyncGenerator[object]:
+        try:
+            while (item := await self.queue.get()) is not None:
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+        finally:
+            await asyncio.sleep(0)  # closing takes a moment, and must be waited for
+            self.closed = True
+
+
+def race(first: Stream, second: Stream | None, after_s: float = 0.001, share: float = 1.0) -> AsyncGenerator[object]:
+    def opened() -> AsyncGenerator[object] | None:
+        return second.items() if second is not None else None
+
+    return Hedging(after_s, share).race(first.items(), opened, lambda item: isinstance(item, int))
+
+
+async def test_the_first_to_decide_goes_on_alone_and_the_other_is_closed_at_once() -> None:
+    first, second = Stream("started"), Stream(1, 2)
+    async with asyncio.timeout(DEADLINE_S), aclosing(race(first, second)) as items:
+        assert [await anext(items) for _ in range(2)] == ["started", 1]
+        await eventually(lambda: first.closed)
+        first.queue.put_nowait(7)
+        second.queue.put_nowait(None)
+        assert [item async for item in items] == [2]
+    assert second.closed
+
+
+async def test_one_that_is_in_time_has_no_second() -> None:
+    first, second = Stream(1, None), Stream(2)
+    assert [item async for item in race(first, second, after_s=30.0)] == [1]
+    assert second.queue.qsize() == 1
+
+
+async def test_without_a_second_the_first_goes_on() -> None:
+    first = Stream("started")
+    items = race(first, None)
+    assert await anext(items) == "started"
+    going_on = asyncio.ensure_future(anext(items))
+    await asyncio.sleep(0.01)
+    first.queue.put_nowait(1)
+    async with asyncio.timeout(DEADLINE_S):
+        assert await going_on == 1
+    await items.aclose()
+    assert first.closed
+
+
+@pytest.mark.parametrize("ends", ["first", "second"])
+async def test_one_that_ends_undecided_leaves_it_to_the_other(ends: str) -> None:
+    first, second = Stream("started"), Stream("second started")
+    items = race(first, second)
+    async with asyncio.timeout(DEADLINE_S):
+        assert [await anext(items), await anext(items)] == ["started", "second started"]
+        (first if ends == "first" else second).queue.put_nowait(None)
+        for item in (1, 2, None):
+            (second if ends == "first" else first).queue.put_nowait(item)
+        assert [item async for item in items] == [1, 2]
+    assert first.closed
+    assert second.closed
+
+
+async def test_when_both_end_undecided_it_is_over() -> None:
+    first, second = Stream("started"), Stream("second", None)
+    items = race(first, second)
+    async with asyncio.timeout(DEADLINE_S):
+        assert [await anext(items), await anext(items)] == ["started", "second"]
+        first.queue.put_nowait(None)
+        assert [item async for item in items] == []
+    assert first.closed
+    assert second.closed
+
+
+@pytest.mark.parametrize("fails", ["first", "second"])
+async def test_what_one_raises_ends_the_race_and_closes_the_other(fails: str) -> None:
+    first, second = Stream("started"), Stream("second started")
+    items = race(first, second)
+    async with asyncio.timeout(DEADLINE_S):
+        assert [await anext(items), await anext(items)] == ["started", "second started"]
+        (first if fails == "first" else second).queue.put_nowait(KeyError("refused"))
+        with pytest.raises(KeyError):
+            await anext(items)
+    assert first.closed
+    assert second.closed
+
+
+async def test_cancelling_the_race_closes_both() -> None:
+    first, second = Stream(), Stream()
+
+    async def consume() -> None:
+        async with aclosing(race(first, second)) as items:
+            async for _ in items:
+                pass
+
+    racing = asyncio.create_task(consume())
+    await asyncio.sleep(0.02)
+    racing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await racing
+    await eventually(lambda: first.closed and second.closed)
+
+
+@given(st.lists(st.booleans(), max_size=300), st.sampled_from([0.01, 0.05, 0.5, 1.0]))
+def test_of_any_requests_in_a_row_no_more_than_the_share_and_what_was_saved_have_a_second(
+    late: list[bool], share: float
+) -> None:
+    budget, sent = Budget(share), [0]
+    for is_late in late:
+        budget.earn()
+        spends = is_late and budget.enough
+        if spends:
+            budget.spend()
+        sent.append(sent[-1] + spends)
+    for begin, before in enumerate(sent):
+        for end in range(begin, len(sent), 17):
+            assert sent[end] - before <= share * (end - begin) + MOST_SAVED + 1e-6
+    assert sent[-1] <= 1 + share * len(late) + 1e-6
+
+
+async def test_without_budget_there_is_no_second() -> None:
+    hedging, seconds = Hedging(0.001, 0.01), [Stream("second") for _ in range(2)]
+    first = [Stream("started") for _ in range(2)]
+    races = [
+        hedging.race(one.items(), other.items, lambda item: isinstance(item, int))
+        for one, other in zip(first, seconds, strict=True)
+    ]
+    async with asyncio.timeout(DEADLINE_S):
+        assert [await anext(races[0]) for _ in range(2)] == ["started", "second"]
+        assert await anext(races[1]) == "started"
+        going_on = asyncio.ensure_future(anext(races[1]))
+        await asyncio.sleep(0.02)
+        first[1].queue.put_nowait(1)
+        assert await going_on == 1
+        for one in races:
+            await one.aclose()
+    assert hedging.num_sent == 1
+
+
+# With verifiers
+
+
+async def ids_of(call: Any) -> list[int]:
+    return [token async for event in call for token in event.tokens.ids]
+
+
+async def pair(deployment: Deployment, **first: Any) -> tuple[FakeVerifier, FakeVerifier]:
+    """The first of them gets the request."""
+    return await deployment.verifier("a", **first), await deployment.verifier("b")
+
+
+def in_flight(deployment: Deployment, *verifiers: FakeVerifier) -> list[float]:
+    return [deployment.router.backend.roster.occupancy(one.member()) * one.capacity for one in verifiers]
+
+
+async def test_the_second_verifier_gives_the_same_text_and_the_first_is_cancelled(deploy: Deploy) -> None:
+    deployment = await deploy(**LATE)
+    slow, quick = await pair(deployment, stop_at=0)
+    events = [event async for event in deployment.generate()]
+    assert [token for event in events for token in event.tokens.ids] == answer(SEED, DEFAULT_MAX_TOKENS)
+    assert [event.WhichOneof("event") for event in events].count("started") == 1
+    (first,), (second,) = slow.requests, quick.requests
+    assert (first.request_id, first.sampling.seed) == (second.request_id, second.sampling.seed)
+    await eventually(lambda: slow.num_cancelled == 1)
+    assert in_flight(deployment, slow, quick) == [0, 0]
+    hedging = deployment.router.backend.hedging
+    assert (hedging.num_sent, hedging.num_won) == (1, 1)
+    assert deployment.router.backend.roster.available() == [slow.member(), quick.member()]
+
+
+async def test_both_count_until_one_has_a_token_and_then_only_that_one(deploy: Deploy) -> None:
+    deployment = await deploy(**LATE)
+    first, second = await pair(deployment, stop_at=0)
+    second.stop_at = 0
+    running = asyncio.create_task(ids_of(deployment.generate()))
+    await second.stopped.wait()
+    assert in_flight(deployment, first, second) == [1, 1]
+    second.stop_at = 5
+    second.stopped.clear()
+    second.resume.set()
+    second.resume.clear()
+    await second.stopped.wait()
+    await eventually(lambda: in_flight(deployment, first, second) == [0, 1])
+    second.resume.set()
+    assert await running == answer(SEED, DEFAULT_MAX_TOKENS)
+    assert in_flight(deployment, first, second) == [0, 0]
+
+
+async def test_a_first_token_in_time_costs_nobody_else_anything(deploy: Deploy) -> None:
+    deployment = await deploy(**NEVER)
+    _, other = await pair(deployment)
+    assert await ids_of(deployment.generate()) == answer(SEED, DEFAULT_MAX_TOKENS)
+    assert other.requests == []
+
+
+async def test_off_is_off(deploy: Deploy) -> None:
+    deployment = await deploy()
+    slow, other = await pair(deployment, stop_at=0)
+    running = asyncio.create_task(ids_of(deployment.generate()))
+    await slow.stopped.wait()
+    await asyncio.sleep(0.1)
+    assert other.requests == []
+    slow.resume.set()
+    assert await running == answer(SEED, DEFAULT_MAX_TOKENS)
+
+
+FULL: dict[str, Callable[[FakeVerifier], dict[str, Any]]] = {
+    "full": lambda verifier: {"load": verifier.capacity},
+    "another model": lambda verifier: {"model": "n"},
+    "another tokenizer": lambda verifier: {"tokenizer_hash": "other"},
+    "draining": lambda verifier: {"draining": True},
+}
+
+
+@pytest.mark.parametrize("why", FULL)
+async def test_nobody_is_asked_who_could_not_do_it_at_once(deploy: Deploy, why: str) -> None:
+    deployment = await deploy(**LATE)
+    slow = await deployment.verifier("a", stop_at=0)
+    other = await deployment.verifier("b", announced=False)
+    deployment.announce(other, **FULL[why](other))
+    running = asyncio.create_task(ids_of(deployment.generate(model="m")))
+    await slow.stopped.wait()
+    await asyncio.sleep(0.2)
+    assert other.requests == []
+    slow.resume.set()
+    assert await running == answer(SEED, DEFAULT_MAX_TOKENS)
+
+
+async def test_a_client_that_leaves_while_two_are_asked_frees_both(deploy: Deploy) -> None:
+    deployment = await deploy(**LATE)
+    first, second = await pair(deployment, stop_at=0)
+    second.stop_at = 0
+    call = deployment.generate()
+    await call.read()
+    await second.stopped.wait()
+    call.cancel()
+    await eventually(lambda: (first.num_cancelled, second.num_cancelled) == (1, 1))
+    await eventually(lambda: deployment.router.admission.num_active == 0)
+    assert in_flight(deployment, first, second) == [0, 0]
+
+
+@pytest.mark.parametrize("loses", ["first", "second"])
+async def test_one_that_is_lost_leaves_the_request_to_the_other(deploy: Deploy, loses: str) -> None:
+    deployment = await deploy(**LATE)
+    first, second = await pair(deployment, stop_at=0)
+    second.stop_at = 0
+    running = asyncio.create_task(ids_of(deployment.generate()))
+    await second.stopped.wait()
+    lost, other = (first, second) if loses == "first" else (second, first)
+    await lost.kill()
+    await eventually(lambda: len(deployment.router.backend.roster.available()) == 1)
+    other.resume.set()
+    assert await running == answer(SEED, DEFAULT_MAX_TOKENS)
+    assert (len(first.requests), len(second.requests)) == (1, 1)
+
+
+async def test_when_both_are_lost_a_third_goes_on(deploy: Deploy) -> None:
+    deployment = await deploy(**LATE)
+    first, second = await pair(deployment, stop_at=0)
+    second.stop_at = 0
+    running = asyncio.create_task(ids_of(deployment.generate()))
+    await second.stopped.wait()
+    third = await deployment.verifier("c")
+    await asyncio.gather(first.kill(), second.kill())
+    assert await running == answer(SEED, DEFAULT_MAX_TOKENS)
+    assert len(third.requests) == 1
+
+
+async def test_a_refusal_of_the_second_is_not_the_request_s_end(deploy: Deploy) -> None:
+    deployment = await deploy(**LATE)
+    first, second = await pair(deployment, stop_at=0)
+    second.refusal = PacelineError(Reason.PROMPT_TOO_LONG, "the prompt has 9 tokens, 8 fit")
+    running = asyncio.create_task(ids_of(deployment.generate()))
+    await eventually(lambda: second.num_ended == 1)
+    assert not running.done()
+    first.resume.set()
+    assert await running == answer(SEED, DEFAULT_MAX_TOKENS)
+
+
+async def test_a_refusal_of_the_first_ends_it_and_the_second_stops(deploy: Deploy) -> None:
+    deployment = await deploy(**LATE)
+    first, second = await pair(deployment, stop_at=0)
+    second.stop_at = first.fail_at = 0
+    first.failure = PacelineError(Reason.PROMPT_TOO_LONG, "the prompt has 9 tokens, 8 fit")
+    running = asyncio.create_task(ids_of(deployment.generate()))
+    await second.stopped.wait()
+    first.resume.set()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await running
+    error = from_rpc_error(caught.value)
+    assert error is not None
+    assert error.reason is Reason.PROMPT_TOO_LONG
+    await eventually(lambda: second.num_cancelled == 1)
+    assert in_flight(deployment, first, second) == [0, 0]
+
+
+async def test_only_the_winner_teaches(deploy: Deploy) -> None:
+    deployment = await deploy(**LATE, policy="fixed", fixed_arm="none")
+    await pair(deployment, stop_at=0)
+    await ids_of(deployment.generate(max_tokens=8))
+    (report,) = deployment.router.backend.learner.report("m", [PLAIN])
+    assert report.pulls == 2  # segments of 4 tokens, each once
+
+
+async def test_failover_after_a_hedge_goes_on_with_the_text(deploy: Deploy) -> None:
+    deployment = await deploy(**LATE)
+    first, second = await pair(deployment, stop_at=0)
+    second.fail_at = 10
+    third = await deployment.verifier("c", announced=False)
+    running = asyncio.create_task(ids_of(deployment.generate()))
+    await eventually(lambda: first.num_cancelled == 1)
+    first.stop_at = -1
+    deployment.announce(third)
+    assert await running == answer(SEED, DEFAULT_MAX_TOKENS)
+    later = [*first.requests[1:], *third.requests]
+    assert [list(request.committed.ids) for request in later] == [answer(SEED, 10)]
+
+
+async def test_many_at_once_with_slow_and_failing_verifiers_all_get_their_text(deploy: Deploy) -> None:
+    deployment = await deploy(hedge_after_s=0.02, hedge_share=0.5)
+    verifiers = [await deployment.verifier(name, capacity=16, token_s=0.002) for name in "abc"]
+    verifiers[0].stop_at = 0
+    verifiers[1].fail_at, verifiers[1].failure = 6, PacelineError(Reason.OVERLOADED, "full", retry_after_s=1.0)
+    running = [asyncio.create_task(ids_of(deployment.generate(seed=seed))) for seed in range(24)]
+    await verifiers[0].stopped.wait()
+    await eventually(lambda: deployment.router.backend.hedging.num_sent >= 5)
+    verifiers[0].stop_at = -1
+    verifiers[0].resume.set()
+    assert await asyncio.gather(*running) == [answer(seed, DEFAULT_MAX_TOKENS) for seed in range(24)]
+    assert in_flight(deployment, *verifiers) == [0, 0, 0]
+    await eventually(lambda: all(one.num_ended == len(one.requests) for one in verifiers))
