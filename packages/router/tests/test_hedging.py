@@ -14,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paceline.router.arms import PLAIN
+from paceline.router.finding import Finding
 from paceline.router.hedging import MOST_SAVED, Budget, Hedging
+from paceline.router.member import Member
 from paceline.wire.errors import PacelineError, Reason
 from paceline.wire.status import from_rpc_error
 
@@ -30,11 +32,13 @@ class Stream:
 
     def __init__(self, *items: object) -> None:
         self.queue: asyncio.Queue[object] = asyncio.Queue()
+        self.opened = False
         self.closed = False
         for item in items:
             self.queue.put_nowait(item)
 
     async def items(self) -> AsyncGenerator[object]:
+        self.opened = True
         try:
             while (item := await self.queue.get()) is not None:
                 if isinstance(item, Exception):
@@ -129,7 +133,7 @@ async def test_cancelling_the_race_closes_both() -> None:
                 pass
 
     racing = asyncio.create_task(consume())
-    await asyncio.sleep(0.02)
+    await eventually(lambda: second.opened)
     racing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await racing
@@ -248,17 +252,27 @@ FULL: dict[str, Callable[[FakeVerifier], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("why", FULL)
-async def test_nobody_is_asked_who_could_not_do_it_at_once(deploy: Deploy, why: str) -> None:
+async def test_nobody_is_asked_who_could_not_do_it_at_once(
+    deploy: Deploy, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[Member | None] = []
+    another = Finding.another
+
+    def recorded(finding: Finding, beside: Member) -> Member | None:
+        found.append(another(finding, beside))
+        return found[-1]
+
+    monkeypatch.setattr(Finding, "another", recorded)
     deployment = await deploy(**LATE)
     slow = await deployment.verifier("a", stop_at=0)
     other = await deployment.verifier("b", announced=False)
     deployment.announce(other, **FULL[why](other))
     running = asyncio.create_task(ids_of(deployment.generate(model="m")))
-    await slow.stopped.wait()
-    await asyncio.sleep(0.2)
-    assert other.requests == []
+    await eventually(lambda: found)
+    assert found == [None]
     slow.resume.set()
     assert await running == answer(SEED, DEFAULT_MAX_TOKENS)
+    assert other.requests == []
 
 
 async def test_a_client_that_leaves_while_two_are_asked_frees_both(deploy: Deploy) -> None:
@@ -334,7 +348,7 @@ async def test_only_the_winner_teaches(deploy: Deploy) -> None:
     await pair(deployment, stop_at=0)
     await ids_of(deployment.generate(max_tokens=8))
     (report,) = deployment.router.backend.learner.report("m", [PLAIN])
-    assert report.pulls == 2  # segments of 4 tokens, each once
+    assert 1.9 < report.pulls <= 2.0  # segments of 4 tokens, each once, the older one discounted
 
 
 async def test_failover_after_a_hedge_goes_on_with_the_text(deploy: Deploy) -> None:
