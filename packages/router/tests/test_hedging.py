@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 from conftest import DEADLINE_S, DEFAULT_MAX_TOKENS, Deploy, Deployment, FakeVerifier, answer, eventually
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paceline.router.arms import PLAIN
@@ -140,6 +140,7 @@ async def test_cancelling_the_race_closes_both() -> None:
     await eventually(lambda: first.closed and second.closed)
 
 
+@settings(deadline=None)
 @given(st.lists(st.booleans(), max_size=300), st.sampled_from([0.01, 0.05, 0.5, 1.0]))
 def test_of_any_requests_in_a_row_no_more_than_the_share_and_what_was_saved_have_a_second(
     late: list[bool], share: float

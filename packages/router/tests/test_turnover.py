@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paceline.router.turnover import LONGEST_S, SHORTEST_S, UNKNOWN_S, Turnover
@@ -40,6 +40,7 @@ def test_who_was_refused_says_nothing_of_how_long_others_stay() -> None:
     assert turnover.turned_away() == pytest.approx(2.0)
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(st.none(), st.floats(0.0, 1e6)), max_size=50))
 def test_the_hint_is_always_within_its_bounds(stays: list[float | None]) -> None:
     turnover = Turnover()

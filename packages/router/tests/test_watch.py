@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paceline.router.failures import Verdict, VerifierError, judge
@@ -80,6 +80,7 @@ def test_one_that_announces_itself_but_does_not_take_the_request_up_is_busy_and_
     assert verdict(error) is Verdict.BUSY
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["token", "announcement", "reader stalls", "reader goes on"]), max_size=80))
 def test_who_is_not_listened_to_or_says_something_in_time_is_never_given_up(script: list[str]) -> None:
     lease = Lease()
