@@ -44,6 +44,7 @@ class Finding:
         self._refusal: VerifierError | None = None
         self._failure: VerifierError | None = None
         self._idle_failures = 0
+        self._ends_s: float | None = None  # until then verifiers are looked for, since one took the request up last
 
     async def verifier(self, num_relayed: int, complete: bool) -> Member | None:
         """One for what is left of the request; None if nothing is left and nobody there to say so.
@@ -57,7 +58,8 @@ class Finding:
             VerifierError: a refusal that the client should get as it is, or DEADLINE_EXCEEDED.
         """
         roster, clock = self._backend.roster, self._backend.clock
-        ends_s = clock() + self._backend.failover_wait_s
+        if self._ends_s is None:
+            self._ends_s = clock() + self._backend.failover_wait_s
         while True:
             verifier = roster.pick(self._candidates(), self._backend.affinity.credit(self._trail))
             if verifier is not None and self._idle_failures <= MAX_IDLE_FAILURES:
@@ -68,7 +70,7 @@ class Finding:
             if not self._started and self._refusal is not None:
                 raise self._refused(self._refusal)
             self._check_hope()
-            wait_s = ends_s - clock()
+            wait_s = self._ends_s - clock()
             if wait_s <= 0.0 or self._idle_failures > MAX_IDLE_FAILURES:
                 raise self._given_up(num_relayed)
             # Besides announcements, verifiers that were busy are tried again.
@@ -90,6 +92,7 @@ class Finding:
         """A verifier took the request up, and the client was told. It stays with its tokenizer, and an answer that has
         begun may go on without the drafters that the client named."""
         self._started = True
+        self._ends_s = None
         self._lacking.clear()
 
     def advanced(self, verifier: Member, text: str) -> None:
@@ -199,7 +202,7 @@ class Finding:
             Reason.VERIFIER_LOST,
             f"the verifier was lost after {num_relayed} tokens ({self._failure.message[:200]}) and "
             f"{waited}; repeat the request with the same seed and, in committed, the tokens you have",
-            retry_after_s=1.0,
+            retry_after_s=self._backend.roster.turned_away(self._model),
         )
 
 

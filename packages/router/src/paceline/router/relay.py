@@ -134,10 +134,10 @@ class Relay:
         kind = event.WhichOneof("event")
         if self._finished:
             return None
-        if kind == "started" and not self._started:
-            self._started = True
+        if kind == "started":
             self._finding.started()
-            return event
+            again, self._started = self._started, True
+            return None if again else event
         if kind == "tokens":
             self._relayed.extend(event.tokens.ids)
             self._finding.advanced(engagement.verifier, event.tokens.text)
