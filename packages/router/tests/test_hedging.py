@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import pytest
 from conftest import DEADLINE_S, DEFAULT_MAX_TOKENS, Deploy, Deployment, FakeVerifier, answer, eventually
+from http_doors import asked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -379,3 +380,12 @@ async def test_many_at_once_with_slow_and_failing_verifiers_all_get_their_text(d
     assert await asyncio.gather(*running) == [answer(seed, DEFAULT_MAX_TOKENS) for seed in range(24)]
     assert in_flight(deployment, *verifiers) == [0, 0, 0]
     await eventually(lambda: all(one.num_ended == len(one.requests) for one in verifiers))
+
+
+async def test_second_verifiers_are_counted(deploy: Deploy) -> None:
+    deployment = await deploy(**LATE, http="127.0.0.1:0")
+    await pair(deployment, stop_at=0)
+    await ids_of(deployment.generate())
+    lines = (await asked(deployment, "GET", "/metrics")).body.decode().splitlines()
+    assert 'paceline:router_hedges_total{result="sent"} 1.0' in lines
+    assert 'paceline:router_hedges_total{result="won"} 1.0' in lines

@@ -25,6 +25,10 @@ class Lease:
         self.announced_s = (self.announced_s or 0.0) + 1.0
 
 
+def watch_of(lease: Lease, elsewhere: bool = True) -> Watch:
+    return Watch(LEASE_S, ACCEPT_S, lease, lambda: elsewhere)
+
+
 def verdict(error: VerifierError) -> Verdict:
     return judge(error, may_drop=False, named=False, continuing=False)
 
@@ -42,7 +46,7 @@ def ticks_until_given_up(watch: Watch, lease: Lease, renews: bool) -> tuple[int,
 def test_one_that_is_silent_and_announces_nothing_is_lost_after_a_lease() -> None:
     for accepted in (False, True):
         lease = Lease()
-        watch = Watch(LEASE_S, ACCEPT_S, lease)
+        watch = watch_of(lease)
         watch.listens()
         if accepted:
             watch.heard()
@@ -54,15 +58,27 @@ def test_one_that_is_silent_and_announces_nothing_is_lost_after_a_lease() -> Non
 
 def test_a_lease_that_ran_out_is_no_announcement() -> None:
     lease = Lease()
-    watch = Watch(LEASE_S, ACCEPT_S, lease)
+    watch = watch_of(lease)
     watch.listens()
     lease.announced_s = None
     assert ticks_until_given_up(watch, lease, renews=False)[0] == TICKS + 1
 
 
+def test_where_there_is_nobody_else_it_is_waited_for_until_there_is() -> None:
+    somebody = [False]
+    watch = Watch(LEASE_S, ACCEPT_S, Lease(), lambda: somebody[0])
+    watch.listens()
+    watch.heard()
+    watch.listens()
+    for _ in range(100):
+        assert watch.tick() is None
+    somebody[0] = True
+    assert watch.tick() is not None
+
+
 def test_one_that_announces_itself_may_let_an_accepted_request_wait_for_ever() -> None:
     lease = Lease()
-    watch = Watch(LEASE_S, ACCEPT_S, lease)
+    watch = watch_of(lease)
     watch.listens()
     watch.heard()
     watch.listens()
@@ -73,7 +89,7 @@ def test_one_that_announces_itself_may_let_an_accepted_request_wait_for_ever() -
 
 def test_one_that_announces_itself_but_does_not_take_the_request_up_is_busy_and_not_lost() -> None:
     lease = Lease()
-    watch = Watch(LEASE_S, ACCEPT_S, lease)
+    watch = watch_of(lease)
     watch.listens()
     num_ticks, error = ticks_until_given_up(watch, lease, renews=True)
     assert (num_ticks - 1) * watch.tick_s == ACCEPT_S
@@ -84,7 +100,7 @@ def test_one_that_announces_itself_but_does_not_take_the_request_up_is_busy_and_
 @given(st.lists(st.sampled_from(["token", "announcement", "reader stalls", "reader goes on"]), max_size=80))
 def test_who_is_not_listened_to_or_says_something_in_time_is_never_given_up(script: list[str]) -> None:
     lease = Lease()
-    watch = Watch(LEASE_S, ACCEPT_S, lease)
+    watch = watch_of(lease)
     watch.listens()
     listening = True
     for step in script:

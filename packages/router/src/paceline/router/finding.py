@@ -88,6 +88,10 @@ class Finding:
         ]
         return self._backend.roster.pick(free)
 
+    def elsewhere(self, verifier: Member) -> bool:
+        """Whether another could take over."""
+        return any(member.member_id != verifier.member_id for member in self._candidates())
+
     def started(self) -> None:
         """A verifier took the request up, and the client was told. It stays with its tokenizer, and an answer that has
         begun may go on without the drafters that the client named."""

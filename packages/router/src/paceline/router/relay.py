@@ -114,7 +114,12 @@ class Relay:
             self._request, verifier.model, self._relayed, engagement.speculation, backend.segment_tokens
         )
         roster = backend.roster
-        watch = Watch(roster.registry.lease_s, backend.accept_s, lambda: roster.announced_s(verifier))
+        watch = Watch(
+            roster.registry.lease_s,
+            backend.accept_s,
+            lambda: roster.announced_s(verifier),
+            lambda: self._finding.elsewhere(verifier),
+        )
         calls = backend.verifiers.generate(verifier.address, request, self._time_left(), watch)
         try:
             with place:

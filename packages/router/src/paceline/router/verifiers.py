@@ -58,7 +58,7 @@ class Verifiers:
                         if watch is not None:
                             watch.listens()
                 except grpc.aio.AioRpcError as error:
-                    raise error_from_grpc(error) from error
+                    raise given_up[0] if given_up else error_from_grpc(error) from error
                 except asyncio.CancelledError:
                     task = asyncio.current_task()
                     if not given_up or (task is not None and task.cancelling()):
