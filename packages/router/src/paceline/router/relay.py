@@ -97,7 +97,7 @@ class Relay:
         Args:
             verifier: that is asked.
             place: of the request there; left when this ends.
-            spare: another was asked as well, so this one's refusal isn't the request's end.
+            spare: another was asked before, so until this one has a token its refusal isn't the request's end.
         """
         backend = self._backend
         engagement = Engagement(
@@ -170,7 +170,7 @@ class Relay:
         self._num_lost_outcomes = len(self._outcomes)
         may_drop = bool(engagement.speculation.drafters) and (self._wish.free or self._started)
         verdict = judge(error, may_drop=may_drop, named=bool(self._wish.drafters), continuing=self._started)
-        if spare and verdict in (Verdict.REFUSED, Verdict.DRAFTER_ELSEWHERE):
+        if spare and not self._relayed and verdict in (Verdict.REFUSED, Verdict.DRAFTER_ELSEWHERE):
             return
         if verdict is Verdict.REFUSED:
             raise time_is_up(len(self._relayed)) if error.code == "DEADLINE_EXCEEDED" else error
