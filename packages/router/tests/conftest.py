@@ -234,7 +234,7 @@ class Deployment:
             self.router.backend.roster.announce(Member(drafter_id, Role.DRAFTER, name=name))
         self.router.backend.roster.announce(verifier.member(**fields))
 
-    def generate(self, timeout_s: float = DEADLINE_S, **fields: Any) -> Any:
+    def generate(self, timeout_s: float | None = DEADLINE_S, **fields: Any) -> Any:
         return self.stub.Generate(request_of(**fields), timeout=timeout_s)
 
 

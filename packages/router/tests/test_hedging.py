@@ -345,6 +345,18 @@ async def test_a_refusal_of_the_first_ends_it_and_the_second_stops(deploy: Deplo
     assert in_flight(deployment, first, second) == [0, 0]
 
 
+async def test_the_winner_s_refusal_is_the_request_s_end(deploy: Deploy) -> None:
+    deployment = await deploy(**LATE)
+    first, second = await pair(deployment, stop_at=0)
+    second.fail_at, second.failure = 5, PacelineError(Reason.OUT_OF_RANGE, "no")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await ids_of(deployment.generate())
+    error = from_rpc_error(caught.value)
+    assert error is not None
+    assert error.reason is Reason.OUT_OF_RANGE
+    assert (len(first.requests), len(second.requests)) == (1, 1)
+
+
 async def test_only_the_winner_teaches(deploy: Deploy) -> None:
     deployment = await deploy(**LATE, policy="fixed", fixed_arm="none")
     await pair(deployment, stop_at=0)
