@@ -113,8 +113,9 @@ def test_every_file_has_a_name_that_says_something() -> None:
         (
             "router",
             [
-                *("arms", "context", "evidence", "http/fields", "http/requests", "http/validation"),
-                *("placement", "policies/*", "probation", "registry", "reward", "trials"),
+                *("affinity", "arms", "context", "countdown", "evidence", "failures"),
+                *("http/fields", "http/requests", "http/validation", "placement", "policies/*", "probation"),
+                *("registry", "reward", "trials", "turnover", "watch"),
             ],
         ),
         (

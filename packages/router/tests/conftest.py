@@ -63,6 +63,7 @@ class FakeVerifier(verifier_pb2_grpc.VerifierServicer):
         stop_at: position at which an answer stops to go on until `resume` is set; the test may kill it there.
         fail_at: position at which the answer ends with `failure`.
         token_s: pause after each token.
+        silent: takes requests and says nothing, not even that it did.
         requests: seen so far. engaged: speculation by Engage, in order. num_yielded: tokens that gRPC took.
         num_cancelled, num_ended: requests, those cancelled among the ended.
     """
@@ -81,6 +82,7 @@ class FakeVerifier(verifier_pb2_grpc.VerifierServicer):
     stop_at: int = -1
     fail_at: int = -1
     token_s: float = 0.0
+    silent: bool = False
     failure: PacelineError | grpc.StatusCode = grpc.StatusCode.UNAVAILABLE
     resume: asyncio.Event = field(default_factory=asyncio.Event)
     stopped: asyncio.Event = field(default_factory=asyncio.Event)
@@ -124,6 +126,8 @@ class FakeVerifier(verifier_pb2_grpc.VerifierServicer):
             if self.refusal is not None and self.refuse_times > 0:
                 self.refuse_times -= 1
                 raise self.refusal
+            if self.silent:
+                await asyncio.Event().wait()
             self._check_drafters(request.speculation)
             self.in_force[request.request_id] = request.speculation
             async for event in self._answer(request):
@@ -232,7 +236,7 @@ class Deployment:
             self.router.backend.roster.announce(Member(drafter_id, Role.DRAFTER, name=name))
         self.router.backend.roster.announce(verifier.member(**fields))
 
-    def generate(self, timeout_s: float = DEADLINE_S, **fields: Any) -> Any:
+    def generate(self, timeout_s: float | None = DEADLINE_S, **fields: Any) -> Any:
         return self.stub.Generate(request_of(**fields), timeout=timeout_s)
 
 

@@ -11,8 +11,8 @@ import pytest
 from conftest import DEFAULT_MAX_TOKENS, Deploy, answer, eventually
 
 from paceline.router.arms import PLAIN, Arm
+from paceline.router.finding import MAX_ASKED
 from paceline.router.member import Role
-from paceline.router.relay import MAX_ASKED
 from paceline.v1 import generation_pb2, router_pb2, types_pb2
 from paceline.wire.errors import PacelineError, Reason
 from paceline.wire.status import CODES, from_rpc_error

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from paceline.router.turnover import Turnover
 from paceline.wire.errors import PacelineError, Reason
 
 RETRY_AFTER_S = 1.0
@@ -20,13 +22,15 @@ class Admission:
         num_finished: requests that were admitted and are over, however they ended.
     """
 
-    def __init__(self, max_requests: int) -> None:
+    def __init__(self, max_requests: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.num_finished = 0
         self.draining = False
         self.idle = asyncio.Event()
         self.idle.set()
         self._max_requests = max_requests
         self._active: set[str] = set()
+        self._clock = clock
+        self._turnover = Turnover()
 
     @property
     def num_active(self) -> int:
@@ -48,7 +52,7 @@ class Admission:
                 field="requests",
                 value=len(self._active),
                 limit=self._max_requests,
-                retry_after_s=RETRY_AFTER_S,
+                retry_after_s=self._turnover.turned_away(),
             )
         if request_id in self._active:
             raise PacelineError(
@@ -59,10 +63,13 @@ class Admission:
             )
         self._active.add(request_id)
         self.idle.clear()
+        came_s = self._clock()
+        self._turnover.came()
         try:
             yield
         finally:
             self._active.discard(request_id)
+            self._turnover.left(self._clock() - came_s)
             self.num_finished += 1
             if not self._active:
                 self.idle.set()

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from paceline.router.affinity import Affinity
 from paceline.router.arms import Arm, arms_for
+from paceline.router.hedging import Hedging
 from paceline.router.learner import Learner
 from paceline.router.roster import Roster
 from paceline.router.trial_book import TrialBook
@@ -21,6 +23,9 @@ class Backend:
         small_budget: candidates of a step in arms with a small draft budget; 0 for no such arms.
         segment_tokens: tokens after which drafters are chosen anew.
         failover_wait_s: how long a request waits for a verifier to appear.
+        accept_s: how long a verifier may take to take a request up.
+        affinity: who read which prompts.
+        hedging: second attempts.
         clock: monotonic seconds.
     """
 
@@ -31,6 +36,9 @@ class Backend:
     small_budget: int
     segment_tokens: int
     failover_wait_s: float
+    accept_s: float
+    affinity: Affinity
+    hedging: Hedging
     clock: Callable[[], float]
 
     def arms_for(self, names: Iterable[str]) -> tuple[Arm, ...]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Iterable, Sequence
 
+from paceline.router.affinity import Affinity, Trail, message
 from paceline.router.arms import Arm
 from paceline.router.checks import MAX_NAME, check_length
 from paceline.router.context import MAX_HEAD, Prompt, prompt_of
@@ -153,6 +155,20 @@ def prompt_from_proto(request: generation_pb2.GenerateRequest) -> Prompt:
     if kind == "token_ids":
         return prompt_of("", CHARACTERS_PER_TOKEN * len(request.token_ids.ids))
     return prompt_of(request.text[:MAX_HEAD], len(request.text))
+
+
+def trail_of(request: generation_pb2.GenerateRequest, affinity: Affinity) -> Trail:
+    """What affinity knows a request by: nothing, if nothing of it is to be remembered."""
+    kind = request.WhichOneof("prompt")
+    if request.no_store or kind is None:
+        return Trail()
+    owner = (request.tenant, request.model, kind)
+    if kind == "messages":
+        parts = [message(one.role, one.content) for one in request.messages.messages]
+        return affinity.trail(owner, parts, conversation=True)
+    if kind == "token_ids":
+        return affinity.trail(owner, [array("I", request.token_ids.ids).tobytes()])
+    return affinity.trail(owner, [request.text.encode()])
 
 
 def wish_from_proto(message: types_pb2.Speculation) -> Wish:

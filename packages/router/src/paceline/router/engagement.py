@@ -67,7 +67,7 @@ class Engagement:
         continuing: bool,
     ) -> None:
         self._backend = backend
-        self._verifier = verifier
+        self.verifier = verifier
         self._request_id = request_id
         self._wish = wish
         self._prompt = prompt
@@ -126,16 +126,16 @@ class Engagement:
             await asyncio.gather(self._engaging, return_exceptions=True)
 
     def _connected(self) -> dict[str, str]:
-        return self._gone.remaining(self._backend.roster.drafter_names(self._verifier))
+        return self._gone.remaining(self._backend.roster.drafter_names(self.verifier))
 
     def _trials(self) -> dict[str, str]:
         """Ids of drafters on trial here by those they would replace, as far as they are there."""
-        trials = self._backend.roster.trials_at(self._verifier)
+        trials = self._backend.roster.trials_at(self.verifier)
         return {key: trial for key, trial in trials.items() if trial not in self._gone.drafters}
 
     def _choose(self, connected: dict[str, str]) -> Arm:
         self._settle()
-        learner, model, context = self._backend.learner, self._verifier.model, self._context()
+        learner, model, context = self._backend.learner, self.verifier.model, self._context()
         self._decision = Decision(PLAIN, context=context)
         if connected:
             self._decision = learner.choose(model, self._backend.arms_for(connected.values()), context)
@@ -144,18 +144,18 @@ class Engagement:
         return self._pending
 
     def _context(self) -> tuple[float, ...]:
-        load = self._backend.roster.occupancy(self._verifier)
+        load = self._backend.roster.occupancy(self.verifier)
         return self._prompt.context(self._temperature, load, self._accepted)
 
     def _observation(self, arm: Arm, reward: float) -> Observation:
         """A segment under an arm other than the one chosen last wasn't drawn by the policy: that one came too late."""
         decision = self._decision
         probability = decision.probability if arm == decision.arm else 0.0
-        return Observation(self._verifier.model, arm, reward, probability, decision.context)
+        return Observation(self.verifier.model, arm, reward, probability, decision.context)
 
     def _settle(self) -> None:
         if self._pending is not None:
-            self._backend.learner.end(self._verifier.model, self._pending)
+            self._backend.learner.end(self.verifier.model, self._pending)
             self._pending = None
 
     def _changing(self) -> bool:
@@ -169,7 +169,7 @@ class Engagement:
 
     async def _engage(self, arm: Arm, speculation: types_pb2.Speculation) -> None:
         try:
-            await self._backend.verifiers.engage(self._verifier.address, self._request_id, speculation)
+            await self._backend.verifiers.engage(self.verifier.address, self._request_id, speculation)
         except VerifierError as error:
             # The request goes on under the arm it has; if it is the verifier that is lost, its stream will tell.
             if error.reason is Reason.UNKNOWN_DRAFTER:

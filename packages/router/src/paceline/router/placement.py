@@ -10,22 +10,40 @@ from paceline.router.registry import Lease
 COOL_DOWN_S = 1.0
 
 
-def least_loaded(verifiers: Iterable[Member], in_flight: Mapping[str, int]) -> Member | None:
-    """The one with the least load for its capacity; by id where that is the same. None if there are none.
+def best_placed(
+    verifiers: Iterable[Member], in_flight: Mapping[str, int], credit: Mapping[str, float]
+) -> Member | None:
+    """The one with the least occupancy, less its credit; by id where that is the same. None if there are none.
+
+    A verifier without a free session has no credit: waiting for one may take longer than reading a prompt anew. So one
+    that has is never busier than the least loaded by more than its credit, and without credits this is `least_loaded`.
 
     Args:
         verifiers: that could take the request.
-        in_flight: requests of this router at each, by id. An announced load is some seconds old, and a burst
-            of
-            requests in between must not all go to the verifier that was idle then: the greater of both
-            counts.
+        in_flight: see `occupancy`.
+        credit: by id, the occupancy that what a verifier remembers of the prompt is worth (`affinity.py`).
     """
 
-    return min(verifiers, key=lambda member: (occupancy(member, in_flight), member.member_id), default=None)
+    def cost(member: Member) -> tuple[float, str]:
+        busy = occupancy(member, in_flight)
+        return (busy - credit.get(member.member_id, 0.0) if busy < 1.0 else busy), member.member_id
+
+    return min(verifiers, key=cost, default=None)
+
+
+def least_loaded(verifiers: Iterable[Member], in_flight: Mapping[str, int]) -> Member | None:
+    """The one with the least load for its capacity; by id where that is the same. None if there are none."""
+    return best_placed(verifiers, in_flight, {})
 
 
 def occupancy(verifier: Member, in_flight: Mapping[str, int]) -> float:
-    """Sessions at a verifier as a share of those that it runs at once."""
+    """Sessions at a verifier as a share of those that it runs at once.
+
+    Args:
+        verifier: as it announced itself.
+        in_flight: requests of this router at each, by id. An announced load is some seconds old, and a burst of
+            requests in between must not all go to the verifier that was idle then: the greater of both counts.
+    """
     return max(verifier.load, in_flight.get(verifier.member_id, 0)) / max(1, verifier.capacity)
 
 

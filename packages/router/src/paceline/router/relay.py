@@ -1,32 +1,34 @@
 """One request's life: placed at a verifier, relayed, and carried on elsewhere if that verifier is lost.
 
 A verifier's answer is a pure function of prompt, sampling and seed, and it goes on after given tokens as it
-would have without the break. So failover is: ask another for the rest, and relay that.
+would have without the break. So failover is: ask another for the rest, and relay that. For the same reason two
+verifiers may be asked at once, and whoever is first is relayed (`hedging.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator
+from contextlib import ExitStack, aclosing
 
 import structlog
 
-from paceline.router.abilities import knows, newer_fields, unknown_to_all
 from paceline.router.backend import Backend
 from paceline.router.convert import attempt_request, prompt_from_proto
+from paceline.router.countdown import TimeLeft
 from paceline.router.engagement import Engagement, Gone
 from paceline.router.failures import Verdict, VerifierError, judge
-from paceline.router.member import Member, Role
+from paceline.router.finding import Finding, time_is_up
+from paceline.router.member import Member
+from paceline.router.roster import Place
 from paceline.router.totals import merge_outcomes
+from paceline.router.watch import Watch
 from paceline.router.wish import Wish
 from paceline.v1 import generation_pb2
-from paceline.wire.errors import PacelineError, Reason
 
 log = structlog.get_logger()
 
-BUSY_S = 0.5
-MAX_IDLE_FAILURES = 3
-MAX_ASKED = 4  # verifiers, for a drafter that they don't have
+Said = tuple[Engagement, generation_pb2.GenerateEvent]
+"""An event with whose it is."""
 
 
 class Relay:
@@ -36,57 +38,68 @@ class Relay:
         request: checked, with seed and request_id.
         wish: what it says of speculation.
         backend: shared parts.
-        time_left: seconds until the client's deadline, None if it has none.
+        time_left: until the client's deadline.
     """
 
     def __init__(
-        self,
-        request: generation_pb2.GenerateRequest,
-        wish: Wish,
-        backend: Backend,
-        time_left: Callable[[], float | None],
+        self, request: generation_pb2.GenerateRequest, wish: Wish, backend: Backend, time_left: TimeLeft
     ) -> None:
         self._request = request
         self._wish = wish
         self._prompt = prompt_from_proto(request)
         self._backend = backend
         self._time_left = time_left
+        self._finding = Finding(request, wish, backend, time_left)
         self._begun_s = backend.clock()
-        self._model = request.model
-        self._tokenizer_hash = ""
         self._started = False
         self._finished = False
         self._relayed: list[int] = []
         self._outcomes: list[generation_pb2.Outcome] = []  # of lost verifiers and, by segment, the present one
         self._num_lost_outcomes = 0
         self._gone = Gone()
-        self._busy: dict[str, float] = {}
-        self._newer_fields = newer_fields(request)
-        self._lacking: set[str] = set()  # verifiers without a drafter that the client named
-        self._refusal: VerifierError | None = None
-        self._failure: VerifierError | None = None
-        self._idle_failures = 0
 
     async def events(self) -> AsyncGenerator[generation_pb2.GenerateEvent]:
         """What the client gets.
 
         Raises:
-            VerifierError: a refusal that the client should get as it is.
-            PacelineError: NO_VERIFIER, UNKNOWN_MODEL, INCOMPATIBLE_VERSION, VERIFIER_LOST.
+            VerifierError: a refusal that the client should get as it is; DEADLINE_EXCEEDED.
+            PacelineError: see `Finding.verifier`.
         """
         while not self._finished:
-            verifier = await self._place()
+            verifier = await self._finding.verifier(len(self._relayed), self._complete())
             if verifier is None:
                 yield self._finished_by_length()
                 return
-            async with aclosing(self._attempt(verifier)) as events:
-                async for event in events:
-                    yield event
+            with ExitStack() as places:
+                async with aclosing(self._said(verifier, places)) as events:
+                    async for engagement, event in events:
+                        relayed = self._take(event, engagement)
+                        if relayed is not None:
+                            yield relayed
 
-    async def _attempt(self, verifier: Member) -> AsyncGenerator[generation_pb2.GenerateEvent]:
-        """Events of one verifier for the client. Returns when the request ended or has to go elsewhere."""
+    def _said(self, verifier: Member, places: ExitStack) -> AsyncGenerator[Said]:
+        """What a verifier says, or, if its first token is late, what the first of two says. `places` are theirs."""
+        first = self._attempt(verifier, places.enter_context(self._backend.roster.place(verifier)))
+        if self._relayed or not self._backend.hedging.on:
+            return first
+        return self._backend.hedging.race(first, lambda: self._second(verifier, places), _decides)
+
+    def _second(self, beside: Member, places: ExitStack) -> AsyncGenerator[Said] | None:
+        verifier = self._finding.another(beside)
+        if verifier is None:
+            return None
+        log.info("second verifier asked", verifier=verifier.member_id, request_id=self._request.request_id)
+        return self._attempt(verifier, places.enter_context(self._backend.roster.place(verifier)), spare=True)
+
+    async def _attempt(self, verifier: Member, place: Place, spare: bool = False) -> AsyncGenerator[Said]:
+        """Events of one verifier. Returns when the request ended or has to go elsewhere.
+
+        Args:
+            verifier: that is asked.
+            place: of the request there; left when this ends.
+            spare: another was asked before, so until this one has a token its refusal isn't the request's end.
+        """
         backend = self._backend
-        self._model, self._tokenizer_hash = verifier.model, verifier.tokenizer_hash
         engagement = Engagement(
             backend,
             verifier,
@@ -100,18 +113,24 @@ class Relay:
         request = attempt_request(
             self._request, verifier.model, self._relayed, engagement.speculation, backend.segment_tokens
         )
-        calls = backend.verifiers.generate(verifier.address, request, self._time_left())
+        roster = backend.roster
+        watch = Watch(
+            roster.registry.lease_s,
+            backend.accept_s,
+            lambda: roster.announced_s(verifier),
+            lambda: self._finding.elsewhere(verifier),
+        )
+        calls = backend.verifiers.generate(verifier.address, request, self._time_left(), watch)
         try:
-            with backend.roster.placed(verifier):
+            with place:
                 async with aclosing(calls) as events:
                     async for event in events:
-                        relayed = self._take(event, engagement)
-                        if relayed is not None:
-                            yield relayed
+                        place.taken_up = True
+                        yield engagement, event
             if not self._finished:
                 raise VerifierError("UNAVAILABLE", "its stream ended before the answer did")
         except VerifierError as error:
-            self._failed(error, verifier, engagement)
+            self._failed(error, verifier, engagement, spare)
         finally:
             await engagement.close()
 
@@ -120,13 +139,13 @@ class Relay:
         kind = event.WhichOneof("event")
         if self._finished:
             return None
-        if kind == "started" and not self._started:
-            self._started = True
-            self._lacking.clear()  # from now on it may go on without the drafter
-            return event
+        if kind == "started":
+            self._finding.started()
+            again, self._started = self._started, True
+            return None if again else event
         if kind == "tokens":
             self._relayed.extend(event.tokens.ids)
-            self._idle_failures = 0
+            self._finding.advanced(engagement.verifier, event.tokens.text)
             engagement.committed(len(event.tokens.ids))
             return event
         if kind == "outcome":
@@ -134,7 +153,8 @@ class Relay:
             engagement.segment_ended(event.outcome)
         elif kind == "finished":
             self._finished = True
-            if self._failure is not None:
+            self._finding.finished(engagement.verifier)
+            if self._finding.any_lost:
                 lost = self._outcomes[: self._num_lost_outcomes]
                 event.finished.total.CopyFrom(self._total([*lost, event.finished.total]))
             return event
@@ -143,32 +163,22 @@ class Relay:
     def _total(self, outcomes: list[generation_pb2.Outcome]) -> generation_pb2.Outcome:
         return merge_outcomes(outcomes, len(self._relayed), self._backend.clock() - self._begun_s)
 
-    # When a verifier fails
-
-    def _failed(self, error: VerifierError, verifier: Member, engagement: Engagement) -> None:
+    def _failed(self, error: VerifierError, verifier: Member, engagement: Engagement, spare: bool) -> None:
         """Decides what a failed call means; raises it if it means the end."""
         if self._finished:
             return
         self._num_lost_outcomes = len(self._outcomes)
         may_drop = bool(engagement.speculation.drafters) and (self._wish.free or self._started)
         verdict = judge(error, may_drop=may_drop, named=bool(self._wish.drafters), continuing=self._started)
+        if spare and not self._relayed and verdict in (Verdict.REFUSED, Verdict.DRAFTER_ELSEWHERE):
+            return
         if verdict is Verdict.REFUSED:
-            raise error
-        if verdict is Verdict.DRAFTER_ELSEWHERE:
-            self._lacking.add(verifier.member_id)
-            self._refusal = error
-            if len(self._lacking) >= MAX_ASKED:
-                raise error
-        elif verdict is Verdict.DRAFTER_GONE:
+            raise time_is_up(len(self._relayed)) if error.code == "DEADLINE_EXCEEDED" else error
+        if verdict is Verdict.DRAFTER_GONE:
             engagement.drafter_gone(error.value)
-        elif verdict is Verdict.BUSY:
-            self._busy[verifier.member_id] = self._backend.clock() + BUSY_S
-            self._refusal = error
-        else:
+        if verdict is Verdict.LOST:
             self._backend.roster.failed(verifier)
             self._backend.verifiers.retire(verifier.address)
-            self._failure = error
-            self._idle_failures += 1
             log.warning(
                 "verifier lost",
                 verifier=verifier.member_id,
@@ -176,6 +186,7 @@ class Relay:
                 after_tokens=len(self._relayed),
                 why=f"{error.code}: {error.message}"[:200],
             )
+        self._finding.failed(verdict, error, verifier)
 
     def _complete(self) -> bool:
         """All tokens were relayed; only the end of the stream is missing."""
@@ -189,82 +200,7 @@ class Relay:
         )
         return generation_pb2.GenerateEvent(finished=finished)
 
-    # Placement
 
-    async def _place(self) -> Member | None:
-        """A verifier for what is left of the request; None if nothing is left and nobody there to say so."""
-        roster, clock = self._backend.roster, self._backend.clock
-        deadline_s = clock() + self._backend.failover_wait_s
-        while True:
-            verifier = roster.pick(self._candidates())
-            if verifier is not None and self._idle_failures <= MAX_IDLE_FAILURES:
-                return verifier
-            if self._complete():
-                return None
-            if not self._started and self._refusal is not None:
-                raise self._refusal
-            self._check_hope()
-            remaining_s = deadline_s - clock()
-            if remaining_s <= 0.0 or self._idle_failures > MAX_IDLE_FAILURES:
-                raise self._given_up()
-            # Besides announcements, verifiers that were busy are tried again.
-            await roster.announcement(min(remaining_s, BUSY_S))
-
-    def _candidates(self) -> list[Member]:
-        now_s = self._backend.clock()
-        fitting = [
-            member
-            for member in self._backend.roster.available()
-            if self._model in ("", member.model)
-            and (not self._started or member.tokenizer_hash == self._tokenizer_hash)
-            and member.member_id not in self._lacking
-            and knows(member, self._newer_fields)
-        ]
-        free = [member for member in fitting if now_s >= self._busy.get(member.member_id, now_s)]
-        if not self._wish.drafters:
-            return free
-        having = [member for member in fitting if self._wish.met_by(self._backend.roster.drafters_at(member))]
-        if self._started:
-            return [member for member in free if member in having] or free
-        # If none announced all of them: what a verifier announced may be older than the drafter that is named.
-        return [member for member in having or fitting if member in free]
-
-    def _check_hope(self) -> None:
-        """Raises NO_VERIFIER, UNKNOWN_MODEL or INCOMPATIBLE_VERSION where waiting makes no sense."""
-        if self._failure is not None or self._started:
-            return
-        verifiers = [member for member in self._backend.roster.members(Role.VERIFIER) if not member.draining]
-        if not verifiers:
-            raise PacelineError(
-                Reason.NO_VERIFIER,
-                "no verifier is registered; start one with: paceline-verifier serve --router HOST:PORT",
-                retry_after_s=1.0,
-            )
-        models = sorted({member.model for member in verifiers})
-        if self._model and self._model not in models:
-            listed = ", ".join(models)
-            raise PacelineError(
-                Reason.UNKNOWN_MODEL,
-                f"model is {self._model!r}; there are: {listed}",
-                field="model",
-                value=self._model,
-                limit=listed,
-            )
-        hosts = [member for member in verifiers if self._model in ("", member.model)]
-        if not any(knows(member, self._newer_fields) for member in hosts):
-            raise unknown_to_all(hosts, self._newer_fields)
-
-    def _given_up(self) -> PacelineError:
-        waited = f"no verifier of {self._model or 'any model'} could take over"
-        if self._failure is None:
-            return PacelineError(
-                Reason.NO_VERIFIER,
-                f"{waited} within {self._backend.failover_wait_s:g} s; those registered failed lately",
-                retry_after_s=1.0,
-            )
-        return PacelineError(
-            Reason.VERIFIER_LOST,
-            f"the verifier was lost after {len(self._relayed)} tokens ({self._failure.message[:200]}) and "
-            f"{waited}; repeat the request with the same seed and, in committed, the tokens you have",
-            retry_after_s=1.0,
-        )
+def _decides(said: Said) -> bool:
+    """Which of two verifiers goes on: the first with tokens, or with an answer that has none."""
+    return said[1].WhichOneof("event") in ("tokens", "finished")

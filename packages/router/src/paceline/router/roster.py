@@ -3,13 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 from paceline.router.member import Member, Role
-from paceline.router.placement import Suspects, least_loaded, occupancy
+from paceline.router.placement import Suspects, best_placed, occupancy
 from paceline.router.registry import Lease, Registry
+from paceline.router.turnover import UNKNOWN_S, Turnover
+
+NO_CREDIT: Mapping[str, float] = MappingProxyType({})
+
+
+class Place:
+    """One request's place at a verifier. As a context it is left at the end; leaving again is harmless.
+
+    Attributes:
+        taken_up: set it when the verifier has; one that was refused says nothing of how long requests stay.
+    """
+
+    def __init__(self, left: Callable[[bool], None]) -> None:
+        self.taken_up = False
+        self._left: Callable[[bool], None] | None = left
+
+    def __enter__(self) -> Place:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        left, self._left = self._left, None
+        if left is not None:
+            left(self.taken_up)
 
 
 class Roster:
@@ -25,6 +48,7 @@ class Roster:
         self._clock = clock
         self._suspects = Suspects()
         self._in_flight: Counter[str] = Counter()
+        self._turnovers: defaultdict[str, Turnover] = defaultdict(Turnover)  # by model
         self._changed = asyncio.Event()
 
     def announce(self, member: Member) -> None:
@@ -43,9 +67,9 @@ class Roster:
         """Verifiers that take new requests and are trusted."""
         return [lease.member for lease in self._leases() if not lease.member.draining and self._suspects.trusts(lease)]
 
-    def pick(self, verifiers: list[Member]) -> Member | None:
-        """The least loaded of them."""
-        return least_loaded(verifiers, self._in_flight)
+    def pick(self, verifiers: list[Member], credit: Mapping[str, float] = NO_CREDIT) -> Member | None:
+        """The least loaded of them, or one that knows the prompt: see `placement.best_placed`."""
+        return best_placed(verifiers, self._in_flight, credit)
 
     def occupancy(self, verifier: Member) -> float:
         """How busy a verifier is now; 1 is as many sessions as it runs at once."""
@@ -78,16 +102,28 @@ class Roster:
             if member.trial_of and {member.member_id, member.trial_of} <= connected
         }
 
-    @contextmanager
-    def placed(self, verifier: Member) -> Iterator[None]:
-        """Counts a request as being at a verifier."""
+    def announced_s(self, verifier: Member) -> float | None:
+        """When a verifier announced itself last; None if its lease ran out."""
+        lease = self._lease(verifier)
+        return lease.announced_s if lease is not None else None
+
+    def place(self, verifier: Member) -> Place:
+        """Counts a request as being at a verifier until its place is left."""
         self._in_flight[verifier.member_id] += 1
-        try:
-            yield
-        finally:
+        turnover, came_s = self._turnovers[verifier.model], self._clock()
+        turnover.came()
+
+        def left(taken_up: bool) -> None:
             self._in_flight[verifier.member_id] -= 1
             if self._in_flight[verifier.member_id] <= 0:
                 del self._in_flight[verifier.member_id]
+            turnover.left(self._clock() - came_s if taken_up else None)
+
+        return Place(left)
+
+    def turned_away(self, model: str) -> float:
+        """No verifier of a model has room for a request; seconds after which it had better come back."""
+        return self._turnovers[model].turned_away() if model in self._turnovers else UNKNOWN_S
 
     def failed(self, verifier: Member) -> None:
         """Distrusts a verifier until it announces itself again."""
@@ -106,13 +142,17 @@ class Roster:
         self.registry.sweep(self._clock())
         leases = self._leases()
         self._suspects.sweep(leases)
+        models = {lease.member.model for lease in leases}
+        for model in self._turnovers.keys() - models:
+            del self._turnovers[model]
         return [lease.member for lease in leases]
 
     def _leases(self) -> list[Lease]:
         return self.registry.leases(Role.VERIFIER, self._clock())
 
     def _current(self, verifier: Member) -> Member:
-        for lease in self._leases():
-            if lease.member.member_id == verifier.member_id:
-                return lease.member
-        return verifier
+        lease = self._lease(verifier)
+        return lease.member if lease is not None else verifier
+
+    def _lease(self, verifier: Member) -> Lease | None:
+        return next((lease for lease in self._leases() if lease.member.member_id == verifier.member_id), None)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import secrets
 import time
 from typing import TYPE_CHECKING
 
 import structlog
 
 from paceline.router.admission import Admission
+from paceline.router.affinity import Affinity
 from paceline.router.backend import Backend
+from paceline.router.hedging import Hedging
 from paceline.router.intake import Intake
 from paceline.router.learner import Learner
 from paceline.router.member import Role
@@ -55,11 +58,14 @@ class Router:
             small_budget=settings.small_budget,
             segment_tokens=settings.segment_tokens,
             failover_wait_s=settings.failover_wait_s,
+            accept_s=settings.accept_s,
+            affinity=Affinity(settings.affinity_slack, secrets.token_bytes(32)),
+            hedging=Hedging(settings.hedge_after_s, settings.hedge_share),
             clock=time.monotonic,
         )
         self.server = Server(settings, SERVICES)
         self.admission = Admission(settings.max_requests)
-        self.intake = Intake(self.backend, self.admission)
+        self.intake = Intake(self.backend, self.admission, max_request_s=settings.max_request_s or None)
         self.door = self._make_door()
         service = RouterService(self.intake, settings.policy)
         router_pb2_grpc.add_RouterServicer_to_server(service, self.server.grpc)

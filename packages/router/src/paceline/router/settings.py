@@ -40,6 +40,19 @@ class RouterSettings(ServiceSettings):
     """Segments of a revision on trial, and of the one before, that a verdict needs at least."""
     failover_wait_s: float = Field(default=10.0, ge=0.0, le=600.0)
     """Seconds a request waits for a verifier to appear when all of its model were lost."""
+    accept_s: float = Field(default=30.0, ge=0.1, le=600.0)
+    """Seconds in which a verifier must take a request up, which it does before the request waits for a session; then
+    another is asked."""
+    affinity_slack: float = Field(default=0.5, ge=0.0, le=1.0)
+    """How much busier, as a share of what it runs at once, a verifier may be than others and still get a request whose
+    whole prompt it has read before (less if it has read a part); 0 goes by load alone."""
+    hedge_after_s: float = Field(default=0.0, ge=0.0, le=600.0)
+    """Seconds without a first token after which a second verifier is asked too, and whoever is first goes on; 0 never
+    asks two."""
+    hedge_share: float = Field(default=0.05, gt=0.0, le=1.0)
+    """Share of requests for which a second verifier may be asked."""
+    max_request_s: float = Field(default=0.0, ge=0.0, le=604_800.0)
+    """Most seconds a request may take, whatever deadline its client set; 0 for no bound."""
 
     @field_validator("policy")
     @classmethod

@@ -12,6 +12,7 @@ import grpc
 import grpc.aio
 
 from paceline.router.failures import VerifierError
+from paceline.router.watch import Watch
 from paceline.v1 import generation_pb2, types_pb2, verifier_pb2, verifier_pb2_grpc
 from paceline.wire.channel import connect
 from paceline.wire.settings import ClientSettings
@@ -42,18 +43,29 @@ class Verifiers:
         self._closing: set[asyncio.Task[None]] = set()
 
     async def generate(
-        self, address: str, request: generation_pb2.GenerateRequest, timeout_s: float | None
+        self, address: str, request: generation_pb2.GenerateRequest, timeout_s: float | None, watch: Watch | None = None
     ) -> AsyncGenerator[generation_pb2.GenerateEvent]:
-        """The events of one call. Close the generator to cancel the call. Raises VerifierError."""
+        """The events of one call, for as long as somebody seems to be there. Close the generator to cancel the call.
+        Raises VerifierError."""
         with self._line(address) as stub:
             call = stub.Generate(request, timeout=timeout_s)
-            try:
-                async for event in call:
-                    yield event
-            except grpc.aio.AioRpcError as error:
-                raise error_from_grpc(error) from error
-            finally:
-                call.cancel()
+            with _watched(call, watch) as given_up:
+                try:
+                    async for event in call:
+                        if watch is not None:
+                            watch.heard()
+                        yield event
+                        if watch is not None:
+                            watch.listens()
+                except grpc.aio.AioRpcError as error:
+                    raise given_up[0] if given_up else error_from_grpc(error) from error
+                except asyncio.CancelledError:
+                    task = asyncio.current_task()
+                    if not given_up or (task is not None and task.cancelling()):
+                        raise
+                    raise given_up[0] from None
+                finally:
+                    call.cancel()
 
     async def engage(self, address: str, request_id: str, speculation: types_pb2.Speculation) -> None:
         """Changes the drafters of a running request. Raises VerifierError."""
@@ -98,6 +110,33 @@ class Verifiers:
             task = asyncio.get_running_loop().create_task(line.channel.close(grace=None))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
+
+
+@contextmanager
+def _watched(call: grpc.aio.Call, watch: Watch | None) -> Iterator[list[VerifierError]]:
+    """Cancels a call when its watch finds nobody there; what is then in the list is why."""
+    given_up: list[VerifierError] = []
+    if watch is None:
+        yield given_up
+        return
+    loop = asyncio.get_running_loop()
+
+    timers: list[asyncio.TimerHandle] = []
+
+    def tick() -> None:
+        error = watch.tick()
+        if error is None:
+            timers[:] = [loop.call_later(watch.tick_s, tick)]
+        else:
+            given_up.append(error)
+            call.cancel()
+
+    watch.listens()
+    timers[:] = [loop.call_later(watch.tick_s, tick)]
+    try:
+        yield given_up
+    finally:
+        timers[0].cancel()
 
 
 def error_from_grpc(error: grpc.aio.AioRpcError) -> VerifierError:

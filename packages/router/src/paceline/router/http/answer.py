@@ -7,6 +7,8 @@ from contextlib import aclosing
 
 from pydantic import BaseModel
 
+from paceline.router.countdown import countdown
+from paceline.router.http.deadline import sooner_of
 from paceline.router.http.merging import merged
 from paceline.router.http.requests import Common
 from paceline.router.http.responses import Metrics
@@ -27,14 +29,22 @@ class Answer:
         body: as it was asked.
         requests: one for each choice.
         shape: of the answer.
+        timeout_s: from now on, as the request's headers say; the body may say it too, and the sooner counts.
     """
 
     def __init__(
-        self, intake: Intake, body: Common, requests: Sequence[generation_pb2.GenerateRequest], shape: Shape
+        self,
+        intake: Intake,
+        body: Common,
+        requests: Sequence[generation_pb2.GenerateRequest],
+        shape: Shape,
+        timeout_s: float | None = None,
     ) -> None:
         self._intake = intake
         self._requests = requests
         self._shape = shape
+        wanted_s = body.paceline.timeout_s if body.paceline else None
+        self._time_left = countdown(sooner_of(timeout_s, wanted_s), intake.backend.clock)
         self._choices_each = body.num_choices
         self._shows_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
         self._log_probs = requests[0].HasField("log_probs")
@@ -83,7 +93,7 @@ class Answer:
 
     async def _events(self) -> AsyncGenerator[tuple[int, generation_pb2.GenerateEvent]]:
         """Of all choices, each with its index, and counted."""
-        with self._intake.accepted(self._requests, lambda: None) as relays:
+        with self._intake.accepted(self._requests, self._time_left) as relays:
             async with aclosing(merged([relay.events() for relay in relays])) as events:
                 async for index, event in events:
                     self._count(self._tallies[index], event)

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from paceline.router.failures import VerifierError
 from paceline.router.http import translate
 from paceline.router.http.answer import Answer
+from paceline.router.http.deadline import timeout_of
 from paceline.router.http.errors import Failure, failure_of
 from paceline.router.http.requests import ChatRequest, CompletionRequest
 from paceline.router.http.responding import SEND_TIMEOUT_S, respond
@@ -38,6 +39,7 @@ from paceline.wire.version import PROTOCOL_MAJOR, PROTOCOL_MINOR
 ChatBody = Annotated[ChatRequest, Body()]
 CompletionBody = Annotated[CompletionRequest, Body()]
 Tenant = Annotated[str, Depends(tenant_of)]
+Timeout = Annotated[float | None, Depends(timeout_of)]
 
 _ERRORS: dict[int | str, str] = {
     400: "The request is at fault; `param` names the field.",
@@ -95,19 +97,19 @@ def make_app(
     started = int(clock())
 
     @app.post("/v1/chat/completions", response_model=None, responses=_answers(ChatCompletion, ChatChunk))
-    async def create_chat_completion(body: ChatBody, request: Request, tenant: Tenant) -> Response:
+    async def create_chat_completion(body: ChatBody, request: Request, tenant: Tenant, timeout_s: Timeout) -> Response:
         """Answers a conversation."""
         head = Head(f"chatcmpl-{intake.random_bits(128):032x}", int(clock()))
         requests = translate.chat_requests(body, tenant, head.id, intake.random_bits(64))
-        answer = Answer(intake, body, requests, ChatShape(head))
+        answer = Answer(intake, body, requests, ChatShape(head), timeout_s)
         return await respond(request, answer, bool(body.stream), head.id, send_timeout_s)
 
     @app.post("/v1/completions", response_model=None, responses=_answers(Completion, Completion))
-    async def create_completion(body: CompletionBody, request: Request, tenant: Tenant) -> Response:
+    async def create_completion(body: CompletionBody, request: Request, tenant: Tenant, timeout_s: Timeout) -> Response:
         """Continues texts."""
         head = Head(f"cmpl-{intake.random_bits(128):032x}", int(clock()))
         requests = translate.completion_requests(body, tenant, head.id, intake.random_bits(64))
-        answer = Answer(intake, body, requests, CompletionShape(head))
+        answer = Answer(intake, body, requests, CompletionShape(head), timeout_s)
         return await respond(request, answer, bool(body.stream), head.id, send_timeout_s)
 
     def models() -> list[Model]:

@@ -46,3 +46,12 @@ class _Present(Collector):
         for role in Role:
             members.add_metric([role.value], len(roster.members(role)))
         yield members
+        hedging = self._intake.backend.hedging
+        hedges = CounterMetricFamily(
+            "paceline:router_hedges",
+            "Second verifiers asked for a late first token, and those that had it first",
+            labels=["result"],
+        )
+        hedges.add_metric(["sent"], hedging.num_sent)
+        hedges.add_metric(["won"], hedging.num_won)
+        yield hedges

@@ -16,6 +16,7 @@ MAX_N = 16
 MAX_PROMPTS = 64
 MAX_CHOICES = 64
 MAX_COMPLETION_LOGPROBS = 5
+MAX_TIMEOUT_S = 24 * 3600.0
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's
 
 
@@ -36,6 +37,8 @@ class Paceline(Strict):
     """Most candidate tokens verified in one step; 0 is the verifier's default."""
     store: bool = True
     """False keeps the request out of drafters' memory and the trainer's buffer."""
+    timeout_s: float | None = Field(default=None, gt=0.0, le=MAX_TIMEOUT_S)
+    """Seconds after which nobody needs the answer any more."""
 
     @model_validator(mode="after")
     def _drafters_or_none(self) -> Paceline:
