@@ -6,10 +6,13 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from paceline.router.member import Member, Role
+from paceline.router.orders import Orders
 from paceline.router.placement import Suspects, least_loaded, occupancy
 from paceline.router.registry import Lease, Registry
+from paceline.wire.errors import PacelineError, Reason
 
 
 class Roster:
@@ -18,30 +21,50 @@ class Roster:
     Args:
         registry: leases.
         clock: monotonic seconds.
+
+    Attributes:
+        orders: of an administrator.
     """
 
     def __init__(self, registry: Registry, clock: Callable[[], float]) -> None:
         self.registry = registry
+        self.orders = Orders()
         self._clock = clock
         self._suspects = Suspects()
         self._in_flight: Counter[str] = Counter()
         self._changed = asyncio.Event()
 
     def announce(self, member: Member) -> None:
-        """Raises OVERLOADED if the registry is full."""
+        """Raises OVERLOADED if the registry is full, PERMISSION_DENIED for a member that was withdrawn."""
+        key = (member.role, member.member_id)
+        self.orders.heard([key], self._clock())
+        if self.orders.withdrawn(key):
+            raise _withdrawn(member)
         self.registry.announce(member, self._clock())
-        self._changed.set()
-        self._changed = asyncio.Event()
+        self._ring()
+
+    def drain(self, member: Member, undo: bool) -> Member:
+        """Orders a member to get nothing new, or no longer; returns it as it is then."""
+        self.orders.drain((member.role, member.member_id), undo, self._clock())
+        self._ring()
+        return self._ordered(member)
+
+    def bar(self, role: Role, member_id: str, undo: bool) -> None:
+        """Ends a member's lease and refuses its announcements, or no longer."""
+        self.orders.withdraw((role, member_id), undo, self._clock())
+        if not undo:
+            self.registry.withdraw(role, member_id)
 
     def withdraw(self, role: Role, member_id: str) -> None:
         self.registry.withdraw(role, member_id)
 
     def members(self, role: Role) -> list[Member]:
-        return self.registry.members(role, self._clock())
+        return [self._ordered(member) for member in self.registry.members(role, self._clock())]
 
     def available(self) -> list[Member]:
         """Verifiers that take new requests and are trusted."""
-        return [lease.member for lease in self._leases() if not lease.member.draining and self._suspects.trusts(lease)]
+        trusted = [self._ordered(lease.member) for lease in self._leases() if self._suspects.trusts(lease)]
+        return [member for member in trusted if not member.draining]
 
     def pick(self, verifiers: list[Member]) -> Member | None:
         """The least loaded of them."""
@@ -66,7 +89,7 @@ class Roster:
 
     def known_drafters(self) -> dict[str, str]:
         """Names by id of all registered drafters that anybody may use."""
-        drafters = self.members(Role.DRAFTER)
+        drafters = [member for member in self.members(Role.DRAFTER) if not member.draining]
         return {member.member_id: member.name for member in drafters if not member.own and not member.trial_of}
 
     def trials_at(self, verifier: Member) -> dict[str, str]:
@@ -89,6 +112,10 @@ class Roster:
             if self._in_flight[verifier.member_id] <= 0:
                 del self._in_flight[verifier.member_id]
 
+    def running(self, member_id: str) -> int:
+        """Requests of this router at a verifier."""
+        return self._in_flight[member_id]
+
     def failed(self, verifier: Member) -> None:
         """Distrusts a verifier until it announces itself again."""
         self._suspects.failed(verifier.member_id, self._clock())
@@ -104,9 +131,19 @@ class Roster:
     def sweep(self) -> list[Member]:
         """Forgets who is gone; returns the verifiers that are left."""
         self.registry.sweep(self._clock())
+        self.orders.sweep(self._clock())
         leases = self._leases()
         self._suspects.sweep(leases)
         return [lease.member for lease in leases]
+
+    def _ring(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _ordered(self, member: Member) -> Member:
+        """As others see it: one that an administrator drained is as one that says so itself."""
+        drained = self.orders.drained((member.role, member.member_id))
+        return replace(member, draining=True) if drained else member
 
     def _leases(self) -> list[Lease]:
         return self.registry.leases(Role.VERIFIER, self._clock())
@@ -116,3 +153,13 @@ class Roster:
             if lease.member.member_id == verifier.member_id:
                 return lease.member
         return verifier
+
+
+def _withdrawn(member: Member) -> PacelineError:
+    return PacelineError(
+        Reason.PERMISSION_DENIED,
+        f"an administrator withdrew {member.role.value} {member.member_id!r} from this router; to let it in again: "
+        f"paceline-router withdraw {member.member_id} --undo",
+        field="member.id",
+        value=member.member_id,
+    )

@@ -7,6 +7,7 @@ from contextlib import aclosing
 
 from pydantic import BaseModel
 
+from paceline.router.access.access import Caller
 from paceline.router.http.merging import merged
 from paceline.router.http.requests import Common
 from paceline.router.http.responses import Metrics
@@ -24,15 +25,22 @@ class Answer:
 
     Args:
         intake: takes the requests.
+        caller: on whose behalf.
         body: as it was asked.
         requests: one for each choice.
         shape: of the answer.
     """
 
     def __init__(
-        self, intake: Intake, body: Common, requests: Sequence[generation_pb2.GenerateRequest], shape: Shape
+        self,
+        intake: Intake,
+        caller: Caller,
+        body: Common,
+        requests: Sequence[generation_pb2.GenerateRequest],
+        shape: Shape,
     ) -> None:
         self._intake = intake
+        self._caller = caller
         self._requests = requests
         self._shape = shape
         self._choices_each = body.num_choices
@@ -83,8 +91,8 @@ class Answer:
 
     async def _events(self) -> AsyncGenerator[tuple[int, generation_pb2.GenerateEvent]]:
         """Of all choices, each with its index, and counted."""
-        with self._intake.accepted(self._requests, lambda: None) as relays:
-            async with aclosing(merged([relay.events() for relay in relays])) as events:
+        with self._intake.accepted(self._requests, lambda: None, self._caller) as answering:
+            async with aclosing(merged([one.events() for one in answering])) as events:
                 async for index, event in events:
                     self._count(self._tallies[index], event)
                     yield index, event
