@@ -125,7 +125,7 @@ async def test_a_stream_ends_in_order_on_sigterm(start: Start, stack: AsyncExitS
     stack.push_async_callback(verifier.kill)
     process = start()
     addresses = await process.ready()
-    assert set(addresses) == {"address", "pid", "http"}
+    assert set(addresses) == {"address", "pid", "http", "admin"}
     async with grpc.aio.insecure_channel(addresses["address"]) as channel:
         await announce(router_pb2_grpc.RegistryStub(channel), verifier, protocol_minor=3)
     host, _, port = addresses["http"].rpartition(":")
@@ -174,7 +174,7 @@ async def test_a_certificate_that_is_none(deploy: Deploy, tmp_path: Path) -> Non
     key_file.write_text("no key")
     deployment = await deploy()
     settings = RouterSettings(state="memory:", tls_cert=certificate_file, tls_key=key_file)
-    door = door_module.Door("127.0.0.1:0", settings, deployment.router.intake)
+    door = door_module.Door("127.0.0.1:0", settings, deployment.router.intake, deployment.router.lock.access)
     with pytest.raises(StartupError, match="--tls-cert"):
         await door.open()
     await door.close()

@@ -50,8 +50,8 @@ class Intake:
             caller: on whose behalf.
 
         Raises:
-            PacelineError: what `check_request` says of any of them; DRAINING, OVERLOADED, DUPLICATE_REQUEST; RATE_LIMITED,
-                PROMPT_TOO_LONG or OUT_OF_RANGE for more than the caller's tenant may use.
+            PacelineError: what `check_request` says of any of them; DRAINING, OVERLOADED, DUPLICATE_REQUEST;
+                RATE_LIMITED, PROMPT_TOO_LONG or OUT_OF_RANGE for more than the caller's tenant may use.
         """
         for request in requests:
             check_request(request)

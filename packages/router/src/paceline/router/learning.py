@@ -23,8 +23,8 @@ class Learning:
     """A `Learner` whose policy can be changed.
 
     Each policy has a learner and a connection to the store of its own, since evidence of one is of no use to another. A
-    change begins with what the store has of the new policy: what it learnt when it was in force last. Policies that know
-    no more than weights and rewards begin with those that the policy before knew, where that is the longer history.
+    change begins with what the store has of the new policy: what it learnt when it was in force last. Policies that
+    know no more than weights and rewards begin with those that the one before knew, where that is the longer history.
 
     Args:
         policies: by name.

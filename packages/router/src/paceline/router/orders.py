@@ -34,9 +34,8 @@ class Orders:
         """Its announcements are refused."""
         return key in self._withdrawn
 
-    def keys(self) -> list[Key]:
-        """Of all that something was ordered of."""
-        return list({**self._drained, **self._withdrawn})
+    def all_withdrawn(self) -> list[Key]:
+        return sorted(self._withdrawn, key=lambda key: (key[0].value, key[1]))
 
     def heard(self, keys: Iterable[Key], now_s: float) -> None:
         """These members are there, or want to be."""

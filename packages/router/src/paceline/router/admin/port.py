@@ -23,8 +23,8 @@ def admin_address(settings: RouterSettings) -> str:
     host, _, _ = settings.admin.rpartition(":")
     if host and not _is_loopback(host) and settings.token_file is None and settings.tls_client_ca is None:
         raise StartupError(
-            f"--admin {settings.admin} can be reached from other machines; give --token-file with a token for admin, or "
-            f"--tls-client-ca, or keep it on {LOOPBACK}"
+            f"--admin {settings.admin} can be reached from other machines; give --token-file with a token for admin, "
+            f"or --tls-client-ca, or keep it on {LOOPBACK}"
         )
     return settings.admin
 

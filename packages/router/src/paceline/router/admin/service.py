@@ -87,10 +87,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         if len(found) == 1:
             return found[0]
         if found:
-            roles = ", ".join(member.role.value for member in found)
-            raise PacelineError(
-                Reason.MALFORMED, f"{member_id[:MAX_NAME]!r} is the id of several ({roles}); name its role"
-            )
+            raise _ambiguous(member_id)
         known = [f"{member.role.value} {member.member_id}" for member in self._registered(router_pb2.ROLE_UNSPECIFIED)]
         raise _unknown(member_id, "registered", known)
 
@@ -99,18 +96,23 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         return [member for one in roles for member in self._roster.members(one)]
 
     def _withdrawn(self, request: admin_pb2.WithdrawMemberRequest) -> tuple[Role, str]:
-        orders = [key for key in self._roster.orders.keys() if self._roster.orders.withdrawn(key)]
+        orders = self._roster.orders.all_withdrawn()
         wanted = convert.role_from_proto(request.role) if request.role else None
         found = [key for key in orders if key[1] == request.id and wanted in (None, key[0])]
         if len(found) == 1:
             return found[0]
         if found:
-            raise PacelineError(Reason.MALFORMED, f"{request.id[:MAX_NAME]!r} is the id of several; name its role")
+            raise _ambiguous(request.id)
         raise _unknown(request.id, "withdrawn", [f"{role.value} {member_id}" for role, member_id in orders])
 
     @staticmethod
     def _key(member: Member) -> tuple[Role, str]:
         return member.role, member.member_id
+
+
+def _ambiguous(member_id: str) -> PacelineError:
+    why = f"{member_id[:MAX_NAME]!r} is the id of members of several roles; say which role is meant"
+    return PacelineError(Reason.MALFORMED, why, field="role")
 
 
 def _unknown(member_id: str, what: str, known: list[str]) -> PacelineError:
