@@ -56,6 +56,7 @@ class Learning:
             before, old = self.name, self._learner
             if name == before:
                 return before
+            await asyncio.gather(*self._closing)  # this policy's last learner may have something to store yet
             policy = self.policies[name]()
             new = Learner(policy, self._make_store())
             try:

@@ -43,14 +43,13 @@ class Roster:
         self.registry.announce(member, self._clock())
         self._ring()
 
-    def drain(self, member: Member, undo: bool) -> Member:
-        """Orders a member to get nothing new, or no longer; returns it as it is then."""
-        self.orders.drain((member.role, member.member_id), undo, self._clock())
+    def drain(self, role: Role, member_id: str, undo: bool) -> None:
+        """Has a member get nothing new, or no longer so."""
+        self.orders.drain((role, member_id), undo, self._clock())
         self._ring()
-        return self._ordered(member)
 
     def bar(self, role: Role, member_id: str, undo: bool) -> None:
-        """Ends a member's lease and refuses its announcements, or no longer."""
+        """Ends a member's lease and refuses its announcements, or no longer so."""
         self.orders.withdraw((role, member_id), undo, self._clock())
         if not undo:
             self.registry.withdraw(role, member_id)

@@ -16,6 +16,7 @@ from paceline.router.access.token_file import TokenFileError, read_table
 log = structlog.get_logger()
 
 LOOK_S = 1.0
+_NO_SIGNALS = (NotImplementedError, RuntimeError, ValueError)  # outside of the main thread, or where there are none
 
 Signature = tuple[int, ...]
 
@@ -50,9 +51,7 @@ class Watcher:
 
     def start(self) -> None:
         """Begins to look; call it on the event loop."""
-        with contextlib.suppress(
-            NotImplementedError, RuntimeError, ValueError
-        ):  # not in the main thread, or no signals
+        with contextlib.suppress(*_NO_SIGNALS):
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.look_now)
         self._task = asyncio.create_task(self._look(), name="token file")
 
@@ -63,7 +62,7 @@ class Watcher:
 
     async def close(self) -> None:
         if self._task is not None:
-            with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+            with contextlib.suppress(*_NO_SIGNALS):
                 asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

@@ -41,18 +41,18 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         if member.role is Role.TRAINER:
             why = f"{member.member_id!r} is a trainer, and a router gives those nothing to do; withdraw it instead"
             raise PacelineError(Reason.MALFORMED, why, field="id", value=member.member_id)
-        ordered = self._roster.drain(member, request.undo)
+        self._roster.drain(member.role, member.member_id, request.undo)
         log.info("drain", role=member.role.value, member=member.member_id, undo=request.undo)
         running = self._roster.running(member.member_id) if member.role is Role.VERIFIER else 0
-        return admin_pb2.DrainMemberResponse(member=convert.member_to_proto(ordered), running=running)
+        now = self._member(member.member_id, convert.role_to_proto(member.role))
+        return admin_pb2.DrainMemberResponse(member=convert.member_to_proto(now), running=running)
 
     async def Withdraw(
         self, request: admin_pb2.WithdrawMemberRequest, context: grpc.aio.ServicerContext
     ) -> admin_pb2.WithdrawMemberResponse:
-        key = self._withdrawn(request) if request.undo else self._key(self._member(request.id, request.role))
-        role, member_id = key
-        self._roster.bar(role, member_id, request.undo)
-        log.info("withdraw", role=role.value, member=member_id, undo=request.undo)
+        role = self._withdrawn(request) if request.undo else self._member(request.id, request.role).role
+        self._roster.bar(role, request.id, request.undo)
+        log.info("withdraw", role=role.value, member=request.id, undo=request.undo)
         return admin_pb2.WithdrawMemberResponse(role=convert.role_to_proto(role))
 
     async def SetPolicy(
@@ -95,19 +95,16 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         roles = [convert.role_from_proto(role)] if role else list(Role)
         return [member for one in roles for member in self._roster.members(one)]
 
-    def _withdrawn(self, request: admin_pb2.WithdrawMemberRequest) -> tuple[Role, str]:
+    def _withdrawn(self, request: admin_pb2.WithdrawMemberRequest) -> Role:
+        """The role of who was withdrawn by this id; the same errors."""
         orders = self._roster.orders.all_withdrawn()
         wanted = convert.role_from_proto(request.role) if request.role else None
         found = [key for key in orders if key[1] == request.id and wanted in (None, key[0])]
         if len(found) == 1:
-            return found[0]
+            return found[0][0]
         if found:
             raise _ambiguous(request.id)
         raise _unknown(request.id, "withdrawn", [f"{role.value} {member_id}" for role, member_id in orders])
-
-    @staticmethod
-    def _key(member: Member) -> tuple[Role, str]:
-        return member.role, member.member_id
 
 
 def _ambiguous(member_id: str) -> PacelineError:
