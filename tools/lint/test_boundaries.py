@@ -113,8 +113,9 @@ def test_every_file_has_a_name_that_says_something() -> None:
         (
             "router",
             [
+                *("access/bucket", "access/quota", "access/rights", "access/table"),
                 *("arms", "context", "evidence", "http/fields", "http/requests", "http/validation"),
-                *("placement", "policies/*", "probation", "registry", "reward", "trials"),
+                *("orders", "placement", "policies/*", "probation", "registry", "reward", "trials"),
             ],
         ),
         (

@@ -278,6 +278,22 @@ async def test_a_port_in_use_names_the_setting(deploy: Deploy) -> None:
         await deploy(admin=f"127.0.0.1:{taken.getsockname()[1]}")
 
 
+async def test_a_port_that_nobody_asked_for_may_be_another(deploy: Deploy) -> None:
+    while True:  # two free ports in a row, of which the second is taken then
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        try:
+            taken = socket.create_server(("127.0.0.1", port + 1))
+        except OSError:
+            continue
+        break
+    with taken:
+        deployment = await deploy(listen=f"127.0.0.1:{port}")
+    async with admin_of(deployment) as admin:
+        assert not (await admin.ListTenants(admin_pb2.ListTenantsRequest())).tenants
+    assert address_of(deployment) != f"127.0.0.1:{port + 1}"
+
+
 async def command(deployment: Deployment | None, *arguments: str, token: str = "") -> subprocess.CompletedProcess[str]:
     flags = () if deployment is None else ("--admin", address_of(deployment))
     line = [sys.executable, "-m", "paceline.router", *arguments, *flags]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from paceline.router.access.lock import Lock
-from paceline.router.admin.port import admin_address
+from paceline.router.admin.port import LOOPBACK, admin_address
 from paceline.router.admin.service import AdminService
 from paceline.router.admission import Admission
 from paceline.router.backend import Backend
@@ -24,7 +24,7 @@ from paceline.router.policies.base import PolicyOptions
 from paceline.router.registry import Registry
 from paceline.router.roster import Roster
 from paceline.router.service import RegistryService, RouterService
-from paceline.router.settings import RouterSettings
+from paceline.router.settings import AUTO, RouterSettings
 from paceline.router.state import shown, store_maker
 from paceline.router.state.base import StoreError
 from paceline.router.trial_book import TrialBook
@@ -71,7 +71,7 @@ class Router:
         self.admission = Admission(settings.max_requests)
         self.intake = Intake(self.backend, self.admission)
         self.door = self._make_door()
-        self.admin = self._make_admin()
+        self.admin = self._make_admin(admin_address(settings))
         service = RouterService(self.intake, self.lock.access)
         router_pb2_grpc.add_RouterServicer_to_server(service, self.server.grpc)
         router_pb2_grpc.add_RegistryServicer_to_server(RegistryService(self.backend), self.server.grpc)
@@ -87,9 +87,8 @@ class Router:
             raise StartupError(f"--http needs {error.name}: pip install 'paceline-router[http]'") from error
         return Door(self.settings.http, self.settings, self.intake, self.lock.access)
 
-    def _make_admin(self) -> Server | None:
+    def _make_admin(self, address: str) -> Server | None:
         """A port of its own, so that who can reach one can't reach the other."""
-        address = admin_address(self.settings)
         if not address:
             return None
         settings = self.settings.model_copy(update={"admin": address})
@@ -107,14 +106,28 @@ class Router:
             raise StartupError(str(error)) from error
         log.info("state opened", state=shown(self.settings.state), policy=self.settings.policy)
         self._sweeper = asyncio.create_task(self._sweep(), name="sweeper")
-        if self.admin is not None:
-            self.server.other_addresses["admin"] = await self.admin.bind()
-            await self.admin.set_ready(True)
-            log.info("admin", address=self.admin.address)
+        await self._open_admin()
         if self.door is not None:
             await self.door.open()
             self.server.other_addresses["http"] = self.door.address
         self.lock.start()
+
+    async def _open_admin(self) -> None:
+        if self.admin is None:
+            return
+        try:
+            await self.admin.bind()
+        except StartupError as error:
+            if self.settings.admin != AUTO:
+                raise
+            # Nobody asked for that port; and one that was free at the last start may be anybody's now.
+            log.warning("the admin port is another than expected", why=str(error))
+            self.admin = self._make_admin(f"{LOOPBACK}:0")
+            assert self.admin is not None
+            await self.admin.bind()
+        await self.admin.set_ready(True)
+        self.server.other_addresses["admin"] = self.admin.address
+        log.info("admin", address=self.admin.address)
 
     async def _sweep(self) -> None:
         while True:

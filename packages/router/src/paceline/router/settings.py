@@ -24,7 +24,7 @@ class RouterSettings(ServiceSettings):
     http: str = ""
     """host:port for OpenAI's HTTP API (needs paceline-router[http]); port 0 takes a free one; empty serves none."""
     admin: str = AUTO
-    """host:port for drain, withdraw and policy; 'auto' is 127.0.0.1 with the port after --listen's (a free one for 0),
+    """host:port for drain, withdraw and policy; 'auto' is 127.0.0.1 with the port after --listen's if that is free,
     'none' is none. One that other machines can reach needs --token-file or --tls-client-ca."""
     token_file: Path | None = None
     """YAML or JSON file that says which tokens are good for what, see 'paceline-router token'. With it nobody gets in
