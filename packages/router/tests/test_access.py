@@ -165,7 +165,8 @@ async def test_tokens_are_paid_for_as_they_come(deploy: Deploy, tmp_path: Path) 
         refusal = await refusal_of(ids_of(alice))
         assert refusal.reason is Reason.RATE_LIMITED
         assert "its tokens a minute" in refusal.message
-        assert refusal.retry_after_s == pytest.approx(21.0, abs=5.0)
+        assert refusal.retry_after_s is not None
+        assert 0.0 < refusal.retry_after_s <= 22.0
 
 
 async def test_sizes(deploy: Deploy, tmp_path: Path) -> None:

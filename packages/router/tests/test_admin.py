@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import socket
-import subprocess
-import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +18,14 @@ from certificates import Authority
 from conftest import Deploy, Deployment, answer, request_of
 from token_files import ADMIN, ALICE, MEMBER, stub_with, tenants, write_tokens
 
+from paceline.router.__main__ import COMMANDS
 from paceline.router.admin.port import admin_address
 from paceline.router.member import Member, Role
 from paceline.router.settings import RouterSettings
 from paceline.v1 import admin_pb2, admin_pb2_grpc, router_pb2
 from paceline.wire.channel import connect
 from paceline.wire.errors import PacelineError, Reason
-from paceline.wire.settings import ClientSettings, StartupError
+from paceline.wire.settings import ClientSettings, StartupError, run_commands
 from paceline.wire.status import from_rpc_error
 from paceline.wire.version import make_peer
 
@@ -294,16 +293,37 @@ async def test_a_port_that_nobody_asked_for_may_be_another(deploy: Deploy) -> No
     assert address_of(deployment) != f"127.0.0.1:{port + 1}"
 
 
-async def command(deployment: Deployment | None, *arguments: str, token: str = "") -> subprocess.CompletedProcess[str]:
-    flags = () if deployment is None else ("--admin", address_of(deployment))
-    line = [sys.executable, "-m", "paceline.router", *arguments, *flags]
-    variables = {**os.environ, "PACELINE_TOKEN": token, "COLUMNS": "200"}
-    return await asyncio.to_thread(
-        subprocess.run, line, capture_output=True, text=True, timeout=60, check=False, env=variables
-    )
+Run = Callable[..., Awaitable["Done"]]
 
 
-async def test_commands(deploy: Deploy, tmp_path: Path) -> None:
+@dataclass
+class Done:
+    """What a command said, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Commands as people give them, in this process."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    async def running(deployment: Deployment | None, *arguments: str, token: str = "") -> Done:
+        monkeypatch.setenv("PACELINE_TOKEN", token)
+        flags = () if deployment is None else ("--admin", address_of(deployment))
+        capsys.readouterr()
+        try:
+            code = await asyncio.to_thread(run_commands, "paceline-router", "0", COMMANDS, [*arguments, *flags])
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        return Done(code, *capsys.readouterr())
+
+    return running
+
+
+async def test_commands(deploy: Deploy, run: Run, tmp_path: Path) -> None:
     path = write_tokens(tmp_path / "tokens.yaml", tenants(max_tokens=9, requests_at_once=2))
     deployment = await deploy(token_file=path)
     await deployment.verifier("v1")
@@ -316,38 +336,38 @@ async def test_commands(deploy: Deploy, tmp_path: Path) -> None:
         (("tenants",), "2 at once, 9 tokens an answer"),
     ]
     for arguments, words in expected:
-        done = await command(deployment, *arguments, token=ADMIN)
-        assert (done.returncode, words in done.stdout) == (0, True), (arguments, done)
-    shown = json.loads((await command(deployment, "tenants", "--json", token=ADMIN)).stdout)
+        done = await run(deployment, *arguments, token=ADMIN)
+        assert (done.code, words in done.out) == (0, True), (arguments, done)
+    shown = json.loads((await run(deployment, "tenants", "--json", token=ADMIN)).out)
     assert [one["tenant"] for one in shown["tenants"]] == ["alice", "bob", "operations", "services"]
     for arguments, token, words in (
         (("drain", "v2"), ADMIN, "nobody by the id 'v2' is registered"),
         (("policy", "best"), ADMIN, "there are: linucb"),
         (("drain", "v1"), ALICE, "the token of tenant 'alice' is for client"),
     ):
-        done = await command(deployment, *arguments, token=token)
-        assert done.returncode == 1
-        assert words in done.stderr
-        assert "Traceback" not in done.stderr
-        assert token not in done.stderr
+        done = await run(deployment, *arguments, token=token)
+        assert done.code == 1
+        assert words in done.err
+        assert "Traceback" not in done.err
+        assert token not in done.err
 
 
-async def test_a_made_token_works_with_the_entry_that_it_comes_with(deploy: Deploy, tmp_path: Path) -> None:
+async def test_a_made_token_works_with_the_entry_that_it_comes_with(deploy: Deploy, run: Run, tmp_path: Path) -> None:
     path = tmp_path / "tokens.yaml"
     expires = "2999-01-01T00:00:00Z"
-    made = await command(None, "token", "acme", "--roles", "client,admin", "--expires", expires)
-    token = next(line.strip() for line in made.stdout.splitlines() if line.strip().startswith("pl_"))
-    path.write_text(made.stdout[made.stdout.index("tenants:") :])
+    made = await run(None, "token", "acme", "--roles", "client,admin", "--expires", expires)
+    token = next(line.strip() for line in made.out.splitlines() if line.strip().startswith("pl_"))
+    path.write_text(made.out[made.out.index("tenants:") :])
     assert token not in path.read_text()
     deployment = await deploy(token_file=path)
     await deployment.verifier("v")
     async with stub_with(deployment, token) as stub:
         assert [event async for event in stub.Generate(request_of())]
-    as_json = await command(None, "token", "acme", "--json")
-    found = json.loads(as_json.stdout)
+    as_json = await run(None, "token", "acme", "--json")
+    found = json.loads(as_json.out)
     assert (found["tenant"], found["entry"]["roles"]) == ("acme", ["client"])
     assert len(found["token"]) > 40
     for wrong in (("token", "a/b"), ("token", "a", "--roles", "root"), ("token", "a", "--expires", "2999-01-01")):
-        done = await command(None, *wrong)
-        assert done.returncode == 2
-        assert "Traceback" not in done.stderr
+        done = await run(None, *wrong)
+        assert done.code == 2
+        assert "Traceback" not in done.err

@@ -13,7 +13,7 @@ import pytest
 from certificates import Authority
 from conftest import Deploy, Deployment, answer, eventually
 from http_doors import MESSAGES, Reply, address_of, asked, client_of, reply_of, request_bytes
-from token_files import ADMIN, ALICE, ALL, BOB, MEMBER, OLD, tenants, write_tokens
+from token_files import ADMIN, ALICE, ALL, BOB, MEMBER, OLD, SECRETS, tenants, write_tokens
 
 from paceline.router.access.rights import ANY, PATHS, roles_for_path
 from paceline.router.http.app import make_app
@@ -101,6 +101,10 @@ async def test_over_a_size_the_field_is_named_as_ever(deploy: Deploy, tmp_path: 
         with pytest.raises(openai.BadRequestError, match="at most 5 for tenant 'alice'") as error:
             await chat(alice, max_tokens=6)
         assert error.value.param == "max_tokens"
+        await deployment.verifier("before", model="old", protocol=(1, 3))
+        with pytest.raises(openai.BadRequestError, match=r"set limits\.max_tokens") as error:
+            await chat(alice, model="old", max_tokens=None)
+        assert error.value.param == "max_tokens"
 
 
 async def test_tenants_are_kept_apart(deploy: Deploy, tmp_path: Path) -> None:
@@ -122,7 +126,9 @@ async def test_nothing_but_health_is_open(deploy: Deploy, tmp_path: Path) -> Non
     assert (await get(deployment, "/nowhere", ALICE)).status == 404
     assert (await get(deployment, "/version", MEMBER)).status == 200
     for token, status in ((ALICE, 403), (MEMBER, 200), (ADMIN, 200), (ALL, 200)):
-        assert (await get(deployment, "/metrics", token)).status == status
+        reply = await get(deployment, "/metrics", token)
+        assert reply.status == status
+        assert not [secret for secret in SECRETS if secret in reply.body.decode()]
 
 
 async def test_every_route_has_its_roles(deploy: Deploy) -> None:

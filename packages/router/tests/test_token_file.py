@@ -14,12 +14,16 @@ from token_files import ALICE, BOB, OLD, entry, tenants
 from paceline.router.access.quota import Limits
 from paceline.router.access.rights import AccessRole
 from paceline.router.access.table import Entry, TokenTable, check_roles, digest_of
-from paceline.router.access.token_file import TokenFileError, parse_table, read_table
+from paceline.router.access.token_file import TokenFileError, parse_table, read_content, table_in
 from paceline.wire.errors import PacelineError, Reason
 
 SECRET = b"s" * 32
 NOW_S = 1_700_000_000.0
 DIGEST = digest_of(ALICE).hex()
+
+
+def read_table(path: Path) -> TokenTable:
+    return table_in(read_content(path), path, SECRET)
 
 
 def table_of(found: object) -> TokenTable:
@@ -157,7 +161,7 @@ def test_only_some_of_many_problems_are_named() -> None:
 def test_json_by_its_name_may_have_tabs_and_no_key_twice(tmp_path: Path) -> None:
     path = tmp_path / "tokens.json"
     path.write_text(json.dumps({"tenants": tenants()}, indent="\t"))
-    assert read_table(path, SECRET).find(ALICE, NOW_S).tenant == "alice"
+    assert read_table(path).find(ALICE, NOW_S).tenant == "alice"
     for text, words in (
         ('{"tenants": {"a": {}, "a": {}}}', "a is there twice"),
         ("{", r"tokens\.json: no JSON: .* line 1"),
@@ -165,19 +169,19 @@ def test_json_by_its_name_may_have_tabs_and_no_key_twice(tmp_path: Path) -> None
     ):
         path.write_text(text)
         with pytest.raises(TokenFileError, match=words):
-            read_table(path, SECRET)
+            read_table(path)
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
     path = tmp_path / "tokens.yaml"
     with pytest.raises(TokenFileError, match=r"tokens\.yaml can't be read: No such file"):
-        read_table(path, SECRET)
+        read_table(path)
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(TokenFileError, match="no text in UTF-8"):
-        read_table(path, SECRET)
+        read_table(path)
     path.write_bytes(b"#" * (8 * 1024 * 1024 + 1))
     with pytest.raises(TokenFileError, match="more than 8388608 bytes"):
-        read_table(path, SECRET)
+        read_table(path)
 
 
 @given(st.text() | st.binary().map(lambda data: data.decode("latin-1")))

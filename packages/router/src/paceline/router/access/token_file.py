@@ -67,8 +67,8 @@ class TokenFile(_Model):
     tenants: Annotated[dict[Tenant, TenantEntry], Field(max_length=MAX_TENANTS)]
 
 
-def read_table(path: Path, secret: bytes) -> TokenTable:
-    """The tokens of a file. Raises TokenFileError."""
+def read_content(path: Path) -> bytes:
+    """What a file has, whatever that is. Raises TokenFileError."""
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
@@ -76,6 +76,11 @@ def read_table(path: Path, secret: bytes) -> TokenTable:
         raise TokenFileError(f"{path} can't be read: {error.strerror}") from None
     if len(content) > MAX_BYTES:
         raise TokenFileError(f"{path} has more than {MAX_BYTES} bytes")
+    return content
+
+
+def table_in(content: bytes, path: Path, secret: bytes) -> TokenTable:
+    """The tokens in what a file of this name has. Raises TokenFileError."""
     try:
         return parse_table(content.decode(), secret, is_json=path.suffix == ".json")
     except UnicodeDecodeError:

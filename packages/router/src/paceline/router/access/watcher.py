@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -11,14 +12,12 @@ from pathlib import Path
 import structlog
 
 from paceline.router.access.table import TokenTable
-from paceline.router.access.token_file import TokenFileError, read_table
+from paceline.router.access.token_file import TokenFileError, read_content, table_in
 
 log = structlog.get_logger()
 
 LOOK_S = 1.0
 _NO_SIGNALS = (NotImplementedError, RuntimeError, ValueError)  # outside of the main thread, or where there are none
-
-Signature = tuple[int, ...]
 
 
 class Watcher:
@@ -40,14 +39,15 @@ class Watcher:
         self._secret = secret
         self._on_table = on_table
         self._look_s = look_s
-        self._seen: Signature | None = None
+        self._seen = b""  # digest of what was read last, or why it couldn't be
         self._told = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     def first(self) -> TokenTable:
         """What the file has at the start. Raises TokenFileError."""
-        self._seen = _signature(self._path)
-        return read_table(self._path, self._secret)
+        content = read_content(self._path)
+        self._seen = _digest(content)
+        return table_in(content, self._path, self._secret)
 
     def start(self) -> None:
         """Begins to look; call it on the event loop."""
@@ -57,7 +57,7 @@ class Watcher:
 
     def look_now(self) -> None:
         """Reads the file again, changed or not."""
-        self._seen = None
+        self._seen = b""
         self._told.set()
 
     async def close(self) -> None:
@@ -72,23 +72,33 @@ class Watcher:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._told.wait(), self._look_s)
             self._told.clear()
-            now = await asyncio.to_thread(_signature, self._path)
-            if now == self._seen:
-                continue
-            self._seen = now  # before it is read: what changes meanwhile is seen next time
             try:
-                table = await asyncio.to_thread(read_table, self._path, self._secret)
+                table = await self._changed()
             except TokenFileError as error:
                 log.error("token file not read; the tokens of before stay", why=str(error))
                 continue
-            self._on_table(table)
-            log.info("token file read", tenants=len(table.limits), tokens=len(table))
+            if table is not None:
+                self._on_table(table)
+                log.info("token file read", tenants=len(table.limits), tokens=len(table))
+
+    async def _changed(self) -> TokenTable | None:
+        """What the file has now; None if that is what it had. Raises TokenFileError, once for each way to be broken.
+
+        It is compared by content: times of files are too coarse to tell two writes in a row.
+        """
+        before = self._seen
+        try:
+            content = await asyncio.to_thread(read_content, self._path)
+        except TokenFileError as error:
+            self._seen = str(error).encode()
+            if self._seen == before:
+                return None
+            raise
+        self._seen = _digest(content)
+        if self._seen == before:
+            return None
+        return await asyncio.to_thread(table_in, content, self._path, self._secret)
 
 
-def _signature(path: Path) -> Signature:
-    """Another one whenever the file was written to or replaced; empty if it isn't there."""
-    try:
-        found = path.stat()
-    except OSError:
-        return ()
-    return (found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino)
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()

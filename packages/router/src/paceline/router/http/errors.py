@@ -89,6 +89,7 @@ _PARAMS = {
     "token_ids.ids": "prompt",
     "limits.stop": "stop",
     "limits.max_tokens": "max_tokens",
+    "most_tokens": "max_tokens",
     "log_probs": "logprobs",
     "log_probs.top": "top_logprobs",
     "constraint": "response_format",
