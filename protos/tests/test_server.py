@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
-import ipaddress
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import grpc
 import grpc.aio
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
@@ -163,46 +156,6 @@ async def test_a_stream_with_the_right_token_works() -> None:
             event async for event in router_pb2_grpc.RouterStub(channel).Generate(generation_pb2.GenerateRequest())
         ]
         assert len(events) == 2
-
-
-def write_certificate(folder: Path) -> tuple[Path, Path]:
-    """A self-signed certificate for 127.0.0.1, valid for an hour."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(minutes=5))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), True)
-        .sign(key, hashes.SHA256())
-    )
-    encoding = serialization.Encoding.PEM
-    plain = serialization.NoEncryption()
-    certificate_path, key_path = folder / "cert.pem", folder / "key.pem"
-    certificate_path.write_bytes(certificate.public_bytes(encoding))
-    key_path.write_bytes(key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, plain))
-    return certificate_path, key_path
-
-
-async def test_tls_is_spoken_when_it_is_configured(tmp_path: Path) -> None:
-    certificate, key = write_certificate(tmp_path)
-    async with serving(FakeRouter(), tls_cert=certificate, tls_key=key) as server:
-        assert (await status_of(server.address, tls_ca=certificate)).policy == "fake"
-        with pytest.raises(grpc.aio.AioRpcError):
-            await status_of(server.address)
-
-
-async def test_half_of_tls_is_refused(tmp_path: Path) -> None:
-    certificate, _ = write_certificate(tmp_path)
-    with pytest.raises(StartupError, match="both"):
-        async with serving(FakeRouter(), tls_cert=certificate):
-            pass
 
 
 async def test_a_port_in_use_is_said_in_one_line() -> None:

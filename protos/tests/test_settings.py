@@ -57,6 +57,18 @@ def test_the_token_is_not_printed() -> None:
     assert "secret" not in repr(load_settings(Example, ["--token", "secret"], "x"))
 
 
+@pytest.mark.parametrize("arguments", [["--tokne", "secret"], ["--tokne=secret"], ["--listen", "a:1", "secret"]])
+def test_a_flag_that_is_not_known_is_named_without_its_value(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        load_settings(Example, arguments, "prog serve")
+    assert exit_.value.code == 2
+    said = capsys.readouterr()
+    assert "unrecognized arguments: " + ("a value" if "--listen" in arguments else "--tokne") in said.err
+    assert "secret" not in said.err + said.out
+
+
 def test_commands_map_startup_errors_to_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
     def fail(_settings: Example) -> int:
         raise StartupError("the port is in use")

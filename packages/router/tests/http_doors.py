@@ -26,7 +26,7 @@ async def client_of(deployment: Deployment, **options: Any) -> AsyncIterator[ope
     """OpenAI's own client; it would repeat what is refused for now, so it is told not to."""
     host, port = address_of(deployment)
     async with openai.AsyncOpenAI(
-        base_url=f"http://{host}:{port}/v1", api_key="unused", **{"max_retries": 0, "timeout": 20.0, **options}
+        base_url=f"http://{host}:{port}/v1", **{"api_key": "unused", "max_retries": 0, "timeout": 20.0, **options}
     ) as client:
         yield client
 

@@ -227,7 +227,7 @@ async def test_a_body_that_does_not_come_and_headers_that_do_not_end(
     deployment = await deploy(**HTTP)
     await deployment.verifier("v")
     router = deployment.router
-    door = Door("127.0.0.1:0", router.settings, router.intake, body_timeout_s=0.2)
+    door = Door("127.0.0.1:0", router.settings, router.intake, router.lock.access, body_timeout_s=0.2)
     await door.open()
     deployment.stack.push_async_callback(door.close)
     whole = chat_bytes()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
-import ipaddress
 import json
 import signal
 import socket
@@ -19,11 +17,8 @@ from pathlib import Path
 import grpc.aio
 import pytest
 from announcing import announce
+from certificates import Authority
 from conftest import Deploy, FakeVerifier
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from http_doors import MESSAGES, chat_bytes, reply_of
 
 from paceline.router.http import door as door_module
@@ -85,32 +80,6 @@ def start(tmp_path: Path, stack: AsyncExitStack) -> Start:
     return begin
 
 
-def certificate(folder: Path) -> tuple[Path, Path]:
-    """A throw-away certificate for 127.0.0.1 with its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
-    now = datetime.datetime.now(datetime.UTC)
-    loopback = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([loopback]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    certificate_file, key_file = folder / "cert.pem", folder / "key.pem"
-    certificate_file.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    plain = serialization.NoEncryption()
-    key_file.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, plain)
-    )
-    return certificate_file, key_file
-
-
 async def said(address: str, data: bytes, context: ssl.SSLContext | None = None) -> bytes:
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port), ssl=context)
@@ -125,7 +94,7 @@ async def test_a_stream_ends_in_order_on_sigterm(start: Start, stack: AsyncExitS
     stack.push_async_callback(verifier.kill)
     process = start()
     addresses = await process.ready()
-    assert set(addresses) == {"address", "pid", "http"}
+    assert set(addresses) == {"address", "pid", "http", "admin"}
     async with grpc.aio.insecure_channel(addresses["address"]) as channel:
         await announce(router_pb2_grpc.RegistryStub(channel), verifier, protocol_minor=3)
     host, _, port = addresses["http"].rpartition(":")
@@ -145,10 +114,11 @@ async def test_a_stream_ends_in_order_on_sigterm(start: Start, stack: AsyncExitS
 
 
 async def test_tls_is_that_of_the_router(start: Start, tmp_path: Path) -> None:
-    certificate_file, key_file = certificate(tmp_path)
-    process = start("--tls-cert", str(certificate_file), "--tls-key", str(key_file))
+    authority = Authority(tmp_path, "authority")
+    own = authority.pair("router")
+    process = start("--tls-cert", str(own.certificate), "--tls-key", str(own.key))
     address = (await process.ready())["http"]
-    context = ssl.create_default_context(cafile=str(certificate_file))
+    context = ssl.create_default_context(cafile=authority.certificate)
     assert reply_of(await said(address, chat_bytes(), context)).status == 503  # no verifier
     assert b"200 OK" not in await said(address, b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
     code, errors = await process.end()
@@ -169,12 +139,12 @@ async def test_a_port_in_use(deploy: Deploy) -> None:
 
 
 async def test_a_certificate_that_is_none(deploy: Deploy, tmp_path: Path) -> None:
-    certificate_file, _ = certificate(tmp_path)
+    own = Authority(tmp_path, "authority").pair("router")
     key_file = tmp_path / "wrong.pem"
     key_file.write_text("no key")
     deployment = await deploy()
-    settings = RouterSettings(state="memory:", tls_cert=certificate_file, tls_key=key_file)
-    door = door_module.Door("127.0.0.1:0", settings, deployment.router.intake)
+    settings = RouterSettings(state="memory:", tls_cert=own.certificate, tls_key=key_file)
+    door = door_module.Door("127.0.0.1:0", settings, deployment.router.intake, deployment.router.lock.access)
     with pytest.raises(StartupError, match="--tls-cert"):
         await door.open()
     await door.close()

@@ -94,7 +94,7 @@ async def test_a_reader_that_takes_nothing_holds_the_verifier_back_and_nobody_el
 async def test_a_reader_that_takes_nothing_for_too_long_is_let_go(deploy: Deploy) -> None:
     deployment = await deploy(**HTTP)
     router = deployment.router
-    router.door = Door("127.0.0.1:0", router.settings, router.intake, send_timeout_s=0.2)
+    router.door = Door("127.0.0.1:0", router.settings, router.intake, router.lock.access, send_timeout_s=0.2)
     await router.door.open()
     verifier = await deployment.verifier("v")
     client = await stalled(deployment)

@@ -172,6 +172,16 @@ def test_what_is_left_unset_has_its_default():
     assert convert(low).max_tokens == 10
 
 
+def test_most_tokens_bounds_the_default_and_nothing_else():
+    assert convert(most_tokens=7).max_tokens == 7
+    assert convert(most_tokens=1000).max_tokens == 30
+    assert convert(most_tokens=1000, token_ids=ids(*[5] * 60)).max_tokens == 4
+    assert convert(most_tokens=7, **limits(max_tokens=9)).max_tokens == 9
+    with pytest.raises(PacelineError) as caught:
+        convert(most_tokens=0)
+    assert (caught.value.reason, caught.value.field) == (Reason.OUT_OF_RANGE, "most_tokens")
+
+
 def test_a_conversation_ends_with_the_assistants_turn_and_special_tokens_are_single():
     request = convert(messages=chat(("user", "the dog")))
     core = make_tokenizer()

@@ -9,7 +9,8 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from paceline.wire.settings import ClientSettings, StartupError
+from paceline.wire.settings import ClientSettings
+from paceline.wire.tls import channel_credentials
 
 KEEPALIVE_MS = 10_000
 KEEPALIVE_TIMEOUT_MS = 5_000
@@ -59,17 +60,13 @@ def connect(address: str, settings: ClientSettings) -> grpc.aio.Channel:
     """A channel to host:port. Connecting happens in the background; calls fail with UNAVAILABLE while it fails.
 
     Raises:
-        StartupError: the certificate authority's file can't be read.
+        StartupError: certificates or keys can't be used.
     """
     options = channel_options(settings.max_message_bytes)
     interceptors = [interceptor(settings.token) for interceptor in _BEARER] if settings.token else None
-    if settings.tls_ca is None:
+    credentials = channel_credentials(settings)
+    if credentials is None:
         return grpc.aio.insecure_channel(address, options=options, interceptors=interceptors)
-    try:
-        authority = settings.tls_ca.read_bytes()
-    except OSError as error:
-        raise StartupError(f"--tls-ca: can't read {settings.tls_ca}: {error.strerror}") from error
-    credentials = grpc.ssl_channel_credentials(root_certificates=authority)
     return grpc.aio.secure_channel(address, credentials, options=options, interceptors=interceptors)
 
 

@@ -13,6 +13,7 @@ from paceline.wire.channel import connect
 from paceline.wire.errors import PacelineError
 from paceline.wire.settings import ClientSettings
 from paceline.wire.status import from_rpc_error
+from paceline.wire.tls import hint
 from paceline.wire.version import check_peer
 
 log = structlog.get_logger()
@@ -42,6 +43,7 @@ class Membership:
         on_roster: Callable[[list[router_pb2.Member]], None] = lambda _members: None,
         on_verdict: Callable[[router_pb2.TrialVerdict], None] = lambda _verdict: None,
     ) -> None:
+        self._settings = settings
         self._describe = describe
         self._on_roster = on_roster
         self._on_verdict = on_verdict
@@ -81,13 +83,18 @@ class Membership:
                 pause_s = min(response.lease_s / 3, MAX_INTERVAL_S)
             except (grpc.aio.AioRpcError, PacelineError) as error:
                 refusal = from_rpc_error(error) if isinstance(error, grpc.aio.AioRpcError) else error
-                why = refusal.message if refusal else "it can't be reached"
-                if known or (refusal is not None and why != complaint):
+                advice = "" if refusal or not isinstance(error, grpc.aio.AioRpcError) else self._advice(error)
+                why = refusal.message if refusal else advice or "it can't be reached"
+                # A router that isn't there yet is nothing to complain of; one that says no, or nobody can talk to, is.
+                if known or ((refusal is not None or advice) and why != complaint):
                     log.warning("router lost", router=address, why=why)
                 known, complaint = False, why
                 if refusal is not None:
                     pause_s = MAX_INTERVAL_S  # it is there and says no: asking more often won't help
             await self._pause(pause_s)
+
+    def _advice(self, error: grpc.aio.AioRpcError) -> str:
+        return hint(error.details() or "", self._settings)
 
     async def _pause(self, seconds: float) -> None:
         try:

@@ -6,7 +6,10 @@ Each service derives its settings from `ServiceSettings`; its `__main__` hands a
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -25,6 +28,8 @@ from pydantic_settings import (
 
 S = TypeVar("S", bound=BaseSettings)
 
+_UNKNOWN = re.compile(r"(unrecognized arguments: )(.*)", re.DOTALL)
+
 DEFAULT_MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 
 
@@ -34,9 +39,14 @@ class ClientSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="PACELINE_", extra="forbid", use_attribute_docstrings=True)
 
     token: str = Field(default="", repr=False)
-    """Bearer token: asked of every caller, and shown to every service dialled. Prefer the environment variable."""
+    """Bearer token: asked of every caller, and shown to every service dialled. Prefer PACELINE_TOKEN: others on
+    the machine see a command line."""
     tls_ca: Path | None = None
     """PEM file with the certificate authority that vouches for the services dialled; turns TLS on for dialling."""
+    tls_client_cert: Path | None = None
+    """PEM file with the certificate chain shown to services that ask for one; a service's own tls_cert if unset."""
+    tls_client_key: Path | None = None
+    """PEM file with the private key of tls_client_cert."""
     max_message_bytes: int = Field(default=DEFAULT_MAX_MESSAGE_BYTES, ge=64 * 1024, le=256 * 1024 * 1024)
     """Largest gRPC message sent or accepted, in bytes."""
 
@@ -54,6 +64,9 @@ class ServiceSettings(ClientSettings):
     """PEM file with this service's certificate chain; with tls_key, turns TLS on for listening."""
     tls_key: Path | None = None
     """PEM file with the private key of tls_cert."""
+    tls_client_ca: Path | None = None
+    """PEM file with the certificate authority that vouches for callers; on every port, whoever has none of its
+    certificates is turned away."""
     ready_file: Path | None = None
     """File to write the bound address to, once ready to serve."""
     drain_s: float = Field(default=10.0, ge=0.0, le=600.0)
@@ -117,12 +130,23 @@ def load_settings(settings_class: type[S], arguments: Sequence[str], prog: str) 
                 sources = (*sources, YamlConfigSettingsSource(settings_cls, yaml_file=config))
             return sources
 
+    said = io.StringIO()
     try:
-        return Loader()
+        with contextlib.redirect_stderr(said):
+            return Loader()
+    except SystemExit:
+        sys.stderr.write(_UNKNOWN.sub(_without_values, said.getvalue()))
+        raise
     except ValidationError as error:
         _exit_with([f"{_name(problem['loc'])}: {problem['msg']}" for problem in error.errors()], prog)
     except SettingsError as error:
         _exit_with([str(error)], prog)
+
+
+def _without_values(found: re.Match[str]) -> str:
+    """argparse repeats what it doesn't know; a misspelt --token would put the token into a log."""
+    flags = [word.partition("=")[0] for word in found[2].split() if word.startswith("-")]
+    return found[1] + (" ".join(flags) or "a value that belongs to no flag")
 
 
 def _name(location: tuple[int | str, ...]) -> str:

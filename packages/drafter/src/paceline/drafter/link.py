@@ -22,6 +22,7 @@ from paceline.wire.errors import PacelineError, Reason
 from paceline.wire.settings import ClientSettings
 from paceline.wire.status import from_rpc_error
 from paceline.wire.target_tokenizer import fetch_tokenizer, tokenizer_json
+from paceline.wire.tls import hint
 
 log = structlog.get_logger()
 
@@ -114,7 +115,7 @@ class Link:
             refusal = from_rpc_error(error)
             if refusal is not None:
                 return self._pause_after(refusal)
-            self._complain(error.code().name)
+            self._complain(hint(error.details() or "", self._settings) or error.code().name)
         except asyncio.InvalidStateError:
             self._complain("stream lost")  # grpc.aio's answer to a write after the end of the call
         finally:

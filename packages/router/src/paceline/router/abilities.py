@@ -8,8 +8,9 @@ from paceline.router.member import Member
 from paceline.v1 import generation_pb2
 from paceline.wire.errors import PacelineError, Reason
 
-ADDED_IN = {"log_probs": (1, 3), "constraint": (1, 3)}
+ADDED_IN = {"log_probs": (1, 3), "constraint": (1, 3), "most_tokens": (1, 4)}
 """Fields of GenerateRequest that an older verifier would not know, and so ignore."""
+_INSTEAD = {"most_tokens": "set limits.max_tokens"}  # it is set here, for requests that don't
 
 
 def newer_fields(request: generation_pb2.GenerateRequest) -> tuple[str, ...]:
@@ -30,7 +31,7 @@ def unknown_to_all(verifiers: Iterable[Member], fields: Iterable[str]) -> Paceli
     return PacelineError(
         Reason.INCOMPATIBLE_VERSION,
         f"{name} needs a verifier that speaks protocol {needed}; those of this model speak {spoken}; update them, or "
-        f"leave {name} out",
+        f"{_INSTEAD.get(name, f'leave {name} out')}",
         field=name,
         value=spoken,
         limit=f"at least {needed}",

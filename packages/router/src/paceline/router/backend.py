@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from paceline.router.affinity import Affinity
 from paceline.router.arms import Arm, arms_for
 from paceline.router.hedging import Hedging
-from paceline.router.learner import Learner
+from paceline.router.learning import Learning
 from paceline.router.roster import Roster
 from paceline.router.trial_book import TrialBook
 from paceline.router.verifiers import Verifiers
@@ -30,7 +30,7 @@ class Backend:
     """
 
     roster: Roster
-    learner: Learner
+    learner: Learning
     verifiers: Verifiers
     trials: TrialBook
     small_budget: int

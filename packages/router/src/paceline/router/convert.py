@@ -54,6 +54,10 @@ def role_from_proto(number: router_pb2.Role) -> Role:
     return _ROLES[number]
 
 
+def role_to_proto(role: Role) -> router_pb2.Role:
+    return _ROLE_NUMBERS[role]
+
+
 def member_from_proto(message: router_pb2.Member) -> Member:
     """The checked member. Raises INCOMPATIBLE_VERSION, MALFORMED or OUT_OF_RANGE."""
     check_peer(message.peer)

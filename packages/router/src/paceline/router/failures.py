@@ -53,7 +53,9 @@ class Verdict(Enum):
     """The request is at fault, or its time is up: the client gets the error as it is."""
 
 
-_LOST_REASONS = frozenset({Reason.INTERNAL, Reason.VERIFIER_LOST, Reason.LOADING, Reason.DRAINING})
+# One that refuses this router is of no use to it, and no fault of the client's.
+NOT_LET_IN = frozenset({Reason.UNAUTHENTICATED, Reason.PERMISSION_DENIED})
+_LOST_REASONS = frozenset({Reason.INTERNAL, Reason.VERIFIER_LOST, Reason.LOADING, Reason.DRAINING}) | NOT_LET_IN
 # Without a reason from Paceline: what gRPC reports when a peer dies, resets its streams or stops its server.
 _LOST_CODES = frozenset({"UNAVAILABLE", "INTERNAL", "UNKNOWN", "CANCELLED", "ABORTED"})
 

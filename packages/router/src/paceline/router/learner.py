@@ -85,9 +85,13 @@ class Learner:
         self._closing = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
-        """Reads what was learnt before. Raises StoreError if the store can't be used."""
-        self._stored = await self._store.open(self._policy.shape, {})
+    async def start(self, known: Knowledge | None = None) -> None:
+        """Reads what was learnt before. Raises StoreError if the store can't be used.
+
+        Args:
+            known: what is known from elsewhere; it counts for models of which the store has a shorter history.
+        """
+        self._stored = await self._store.open(self._policy.shape, known or {})
         self._current = dict(self._stored)
         self._open = True
         self._task = asyncio.create_task(self._write(), name="learner")
@@ -100,6 +104,15 @@ class Learner:
             await self._task
         with contextlib.suppress(StoreError):
             await self._store.close()
+
+    def succeed(self, other: Learner) -> None:
+        """Takes over the segments that run: what `begin` told the other, `end` tells this one."""
+        self._pending = other._pending
+
+    @property
+    def knowledge(self) -> Knowledge:
+        """What is believed now."""
+        return self._current
 
     # Choosing
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from paceline.router.member import Member, Role
+from paceline.router.orders import Orders
 from paceline.router.placement import Suspects, best_placed, occupancy
 from paceline.router.registry import Lease, Registry
 from paceline.router.turnover import UNKNOWN_S, Turnover
+from paceline.wire.errors import PacelineError, Reason
 
 NO_CREDIT: Mapping[str, float] = MappingProxyType({})
 
@@ -41,10 +44,14 @@ class Roster:
     Args:
         registry: leases.
         clock: monotonic seconds.
+
+    Attributes:
+        orders: of an administrator.
     """
 
     def __init__(self, registry: Registry, clock: Callable[[], float]) -> None:
         self.registry = registry
+        self.orders = Orders()
         self._clock = clock
         self._suspects = Suspects()
         self._in_flight: Counter[str] = Counter()
@@ -52,20 +59,35 @@ class Roster:
         self._changed = asyncio.Event()
 
     def announce(self, member: Member) -> None:
-        """Raises OVERLOADED if the registry is full."""
+        """Raises OVERLOADED if the registry is full, PERMISSION_DENIED for a member that was withdrawn."""
+        key = (member.role, member.member_id)
+        self.orders.heard([key], self._clock())
+        if self.orders.withdrawn(key):
+            raise _withdrawn(member)
         self.registry.announce(member, self._clock())
-        self._changed.set()
-        self._changed = asyncio.Event()
+        self._ring()
+
+    def drain(self, role: Role, member_id: str, undo: bool) -> None:
+        """Has a member get nothing new, or no longer so."""
+        self.orders.drain((role, member_id), undo, self._clock())
+        self._ring()
+
+    def bar(self, role: Role, member_id: str, undo: bool) -> None:
+        """Ends a member's lease and refuses its announcements, or no longer so."""
+        self.orders.withdraw((role, member_id), undo, self._clock())
+        if not undo:
+            self.registry.withdraw(role, member_id)
 
     def withdraw(self, role: Role, member_id: str) -> None:
         self.registry.withdraw(role, member_id)
 
     def members(self, role: Role) -> list[Member]:
-        return self.registry.members(role, self._clock())
+        return [self._ordered(member) for member in self.registry.members(role, self._clock())]
 
     def available(self) -> list[Member]:
         """Verifiers that take new requests and are trusted."""
-        return [lease.member for lease in self._leases() if not lease.member.draining and self._suspects.trusts(lease)]
+        trusted = [self._ordered(lease.member) for lease in self._leases() if self._suspects.trusts(lease)]
+        return [member for member in trusted if not member.draining]
 
     def pick(self, verifiers: list[Member], credit: Mapping[str, float] = NO_CREDIT) -> Member | None:
         """The least loaded of them, or one that knows the prompt: see `placement.best_placed`."""
@@ -90,7 +112,7 @@ class Roster:
 
     def known_drafters(self) -> dict[str, str]:
         """Names by id of all registered drafters that anybody may use."""
-        drafters = self.members(Role.DRAFTER)
+        drafters = [member for member in self.members(Role.DRAFTER) if not member.draining]
         return {member.member_id: member.name for member in drafters if not member.own and not member.trial_of}
 
     def trials_at(self, verifier: Member) -> dict[str, str]:
@@ -125,6 +147,10 @@ class Roster:
         """No verifier of a model has room for a request; seconds after which it had better come back."""
         return self._turnovers[model].turned_away() if model in self._turnovers else UNKNOWN_S
 
+    def running(self, member_id: str) -> int:
+        """Requests of this router at a verifier."""
+        return self._in_flight[member_id]
+
     def failed(self, verifier: Member) -> None:
         """Distrusts a verifier until it announces itself again."""
         self._suspects.failed(verifier.member_id, self._clock())
@@ -140,12 +166,22 @@ class Roster:
     def sweep(self) -> list[Member]:
         """Forgets who is gone; returns the verifiers that are left."""
         self.registry.sweep(self._clock())
+        self.orders.sweep(self._clock())
         leases = self._leases()
         self._suspects.sweep(leases)
         models = {lease.member.model for lease in leases}
         for model in self._turnovers.keys() - models:
             del self._turnovers[model]
         return [lease.member for lease in leases]
+
+    def _ring(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _ordered(self, member: Member) -> Member:
+        """As others see it: one that an administrator drained is as one that says so itself."""
+        drained = self.orders.drained((member.role, member.member_id))
+        return replace(member, draining=True) if drained else member
 
     def _leases(self) -> list[Lease]:
         return self.registry.leases(Role.VERIFIER, self._clock())
@@ -156,3 +192,13 @@ class Roster:
 
     def _lease(self, verifier: Member) -> Lease | None:
         return next((lease for lease in self._leases() if lease.member.member_id == verifier.member_id), None)
+
+
+def _withdrawn(member: Member) -> PacelineError:
+    return PacelineError(
+        Reason.PERMISSION_DENIED,
+        f"an administrator withdrew {member.role.value} {member.member_id!r} from this router; to let it in again: "
+        f"paceline-router withdraw {member.member_id} --undo",
+        field="member.id",
+        value=member.member_id,
+    )

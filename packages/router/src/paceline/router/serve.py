@@ -7,29 +7,33 @@ import contextlib
 import random
 import secrets
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
 
+from paceline.router.access.lock import Lock
+from paceline.router.admin.port import LOOPBACK, admin_address
+from paceline.router.admin.service import AdminService
 from paceline.router.admission import Admission
 from paceline.router.affinity import Affinity
 from paceline.router.backend import Backend
 from paceline.router.hedging import Hedging
 from paceline.router.intake import Intake
-from paceline.router.learner import Learner
+from paceline.router.learning import Learning
 from paceline.router.member import Role
 from paceline.router.policies import POLICIES
 from paceline.router.policies.base import PolicyOptions
 from paceline.router.registry import Registry
 from paceline.router.roster import Roster
 from paceline.router.service import RegistryService, RouterService
-from paceline.router.settings import RouterSettings
-from paceline.router.state import make_store, shown
+from paceline.router.settings import AUTO, RouterSettings
+from paceline.router.state import shown, store_maker
 from paceline.router.state.base import StoreError
 from paceline.router.trial_book import TrialBook
 from paceline.router.trials import Rule
 from paceline.router.verifiers import Verifiers
-from paceline.v1 import router_pb2_grpc
+from paceline.v1 import admin_pb2_grpc, router_pb2_grpc
 from paceline.wire import logs
 from paceline.wire.channel import connect
 from paceline.wire.server import Server, run
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 SERVICES = ("paceline.v1.Router", "paceline.v1.Registry")
+ADMIN_SERVICE = "paceline.v1.Admin"
 PLAIN_NAME = "none"
 
 
@@ -52,7 +57,11 @@ class Router:
         options = PolicyOptions(fixed_drafters=fixed_drafters(settings.fixed_arm))
         self.backend = Backend(
             roster=Roster(Registry(settings.lease_s), time.monotonic),
-            learner=Learner(POLICIES[settings.policy](options), make_store(settings.state)),
+            learner=Learning(
+                {name: partial(make, options) for name, make in POLICIES.items()},
+                settings.policy,
+                store_maker(settings.state),
+            ),
             verifiers=Verifiers(settings),
             trials=TrialBook(Rule(segments=settings.trial_segments), settings.trial_every, random.random),
             small_budget=settings.small_budget,
@@ -63,11 +72,13 @@ class Router:
             hedging=Hedging(settings.hedge_after_s, settings.hedge_share),
             clock=time.monotonic,
         )
-        self.server = Server(settings, SERVICES)
+        self.lock = Lock(settings)
+        self.server = Server(settings, SERVICES, self.lock.tokens)
         self.admission = Admission(settings.max_requests)
         self.intake = Intake(self.backend, self.admission, max_request_s=settings.max_request_s or None)
         self.door = self._make_door()
-        service = RouterService(self.intake, settings.policy)
+        self.admin = self._make_admin(admin_address(settings))
+        service = RouterService(self.intake, self.lock.access)
         router_pb2_grpc.add_RouterServicer_to_server(service, self.server.grpc)
         router_pb2_grpc.add_RegistryServicer_to_server(RegistryService(self.backend), self.server.grpc)
         self._sweeper: asyncio.Task[None] | None = None
@@ -80,22 +91,49 @@ class Router:
             from paceline.router.http.door import Door
         except ModuleNotFoundError as error:
             raise StartupError(f"--http needs {error.name}: pip install 'paceline-router[http]'") from error
-        return Door(self.settings.http, self.settings, self.intake)
+        return Door(self.settings.http, self.settings, self.intake, self.lock.access)
+
+    def _make_admin(self, address: str) -> Server | None:
+        """A port of its own, so that who can reach one can't reach the other."""
+        if not address:
+            return None
+        settings = self.settings.model_copy(update={"admin": address})
+        server = Server(settings, (ADMIN_SERVICE,), self.lock.tokens, setting="admin")
+        admin_pb2_grpc.add_AdminServicer_to_server(AdminService(self.backend, self.lock.tokens), server.grpc)
+        return server
 
     async def start(self) -> None:
         """Raises StartupError."""
-        if self.settings.tls_ca is not None:
-            # A certificate that can't be read is said now, not at the first request.
-            await connect(self.server.address, self.settings).close(grace=None)
+        # A certificate that can't be used is said now, not at the first request.
+        await connect(self.server.address, self.settings).close(grace=None)
         try:
             await self.backend.learner.start()
         except StoreError as error:
             raise StartupError(str(error)) from error
         log.info("state opened", state=shown(self.settings.state), policy=self.settings.policy)
         self._sweeper = asyncio.create_task(self._sweep(), name="sweeper")
+        await self._open_admin()
         if self.door is not None:
             await self.door.open()
             self.server.other_addresses["http"] = self.door.address
+        self.lock.start()
+
+    async def _open_admin(self) -> None:
+        if self.admin is None:
+            return
+        try:
+            await self.admin.bind()
+        except StartupError as error:
+            if self.settings.admin != AUTO:
+                raise
+            # Nobody asked for that port; and one that was free at the last start may be anybody's now.
+            log.warning("the admin port is another than expected", why=str(error))
+            self.admin = self._make_admin(f"{LOOPBACK}:0")
+            assert self.admin is not None
+            await self.admin.bind()
+        await self.admin.set_ready(True)
+        self.server.other_addresses["admin"] = self.admin.address
+        log.info("admin", address=self.admin.address)
 
     async def _sweep(self) -> None:
         while True:
@@ -110,8 +148,11 @@ class Router:
             await asyncio.wait_for(self.admission.idle.wait(), self.settings.drain_s)
 
     async def close(self) -> None:
+        await self.lock.close()
         if self.door is not None:
             await self.door.close()
+        if self.admin is not None:
+            await self.admin.grpc.stop(None)
         if self._sweeper is not None:
             self._sweeper.cancel()
         await self.backend.verifiers.close()

@@ -8,6 +8,7 @@ from contextlib import aclosing
 import grpc
 
 from paceline.router import convert
+from paceline.router.access.access import Access
 from paceline.router.arms import Arm
 from paceline.router.backend import Backend
 from paceline.router.checks import MAX_NAME, check_length
@@ -16,10 +17,12 @@ from paceline.router.intake import Intake
 from paceline.router.member import Role
 from paceline.router.version import VERSION
 from paceline.v1 import generation_pb2, router_pb2, router_pb2_grpc
+from paceline.wire.guard import bearer_in
 from paceline.wire.status import DETAILS_KEY
 from paceline.wire.version import make_peer
 
 PACKAGE = "paceline-router"
+GENERATE = "/paceline.v1.Router/Generate"
 
 
 class RouterService(router_pb2_grpc.RouterServicer):
@@ -27,20 +30,21 @@ class RouterService(router_pb2_grpc.RouterServicer):
 
     Args:
         intake: takes requests.
-        policy: its name, for GetStatus.
+        access: says who asks.
     """
 
-    def __init__(self, intake: Intake, policy: str) -> None:
+    def __init__(self, intake: Intake, access: Access) -> None:
         self._intake = intake
         self._backend = intake.backend
-        self._policy = policy
+        self._access = access
 
     async def Generate(
         self, request: generation_pb2.GenerateRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[generation_pb2.GenerateEvent]:
-        with self._intake.accepted([request], context.time_remaining) as (relay,):
+        caller = self._access.for_method(GENERATE, bearer_in(context.invocation_metadata()))
+        with self._intake.accepted([request], context.time_remaining, caller) as (answering,):
             try:
-                async with aclosing(relay.events()) as events:
+                async with aclosing(answering.events()) as events:
                     async for event in events:
                         yield event
             except VerifierError as error:
@@ -53,7 +57,7 @@ class RouterService(router_pb2_grpc.RouterServicer):
         return router_pb2.GetStatusResponse(
             peer=make_peer(PACKAGE, VERSION),
             members=[convert.member_to_proto(member) for role in Role for member in roster.members(role)],
-            policy=self._policy,
+            policy=self._backend.learner.name,
             arms=[
                 convert.arm_to_proto(model, report)
                 for model, arms in self._arms().items()

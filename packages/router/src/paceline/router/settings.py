@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from pydantic import Field, field_validator
+from pathlib import Path
 
+from pydantic import Field, field_validator
+from pydantic_settings import CliPositionalArg
+
+from paceline.router.checks import MAX_NAME
 from paceline.router.policies import POLICIES
 from paceline.wire.settings import ClientSettings, ServiceSettings
+
+AUTO = "auto"
 
 
 class RouterSettings(ServiceSettings):
@@ -17,6 +23,12 @@ class RouterSettings(ServiceSettings):
     """Not used here: a router announces itself to nobody."""
     http: str = ""
     """host:port for OpenAI's HTTP API (needs paceline-router[http]); port 0 takes a free one; empty serves none."""
+    admin: str = AUTO
+    """host:port for drain, withdraw and policy; 'auto' is 127.0.0.1 with the port after --listen's if that is free,
+    'none' is none. One that other machines can reach needs --token-file or --tls-client-ca."""
+    token_file: Path | None = None
+    """YAML or JSON file that says which tokens are good for what, see 'paceline-router token'. With it nobody gets in
+    without one, and --token is only what is shown to verifiers. It is read again when it changes."""
     state: str = Field(default="sqlite:///~/.local/state/paceline/router.db", repr=False)
     """Where what was learnt is kept: sqlite:///PATH (an absolute path has four slashes in all), for routers on several
     machines redis://HOST:PORT/DATABASE (rediss:// with TLS), or memory: to keep nothing."""
@@ -60,6 +72,48 @@ class RouterSettings(ServiceSettings):
         if value not in POLICIES:
             raise ValueError(f"must be one of {', '.join(POLICIES)}, but is {value!r}")
         return value
+
+
+class AdminSettings(ClientSettings):
+    """What every command that asks for something has."""
+
+    admin: str = "127.0.0.1:7701"
+    """host:port of the router's admin port."""
+    as_json: bool = Field(default=False, validation_alias="json")
+    """Print JSON instead of text."""
+
+
+class MemberSettings(AdminSettings):
+    member_id: CliPositionalArg[str] = Field(max_length=MAX_NAME)
+    """Id of a verifier, drafter or trainer; 'paceline-router status' has them."""
+    role: str = Field(default="", pattern="^(verifier|drafter|trainer)?$")
+    """verifier, drafter or trainer; needed only if several have this id."""
+
+
+class DrainSettings(MemberSettings):
+    """Has a verifier or drafter finish what it does and get nothing new, however often it announces itself."""
+
+
+class UndrainSettings(MemberSettings):
+    """Lets a drained member have requests again."""
+
+
+class WithdrawSettings(MemberSettings):
+    """Ends a member's lease and refuses its announcements; requests that run at it go on."""
+
+    undo: bool = False
+    """Let it announce itself again."""
+
+
+class PolicySettings(AdminSettings):
+    """Has a running router choose drafters by another policy; what was learnt is kept."""
+
+    policy: CliPositionalArg[str] = Field(max_length=MAX_NAME)
+    """linucb, ucb, thompson, epsilon, exp3, hedge or fixed."""
+
+
+class TenantsSettings(AdminSettings):
+    """Shows what each tenant of the token file may use, and uses."""
 
 
 class StatusSettings(ClientSettings):

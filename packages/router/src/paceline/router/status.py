@@ -16,6 +16,7 @@ from paceline.router.settings import StatusSettings
 from paceline.v1 import router_pb2, router_pb2_grpc
 from paceline.wire.channel import connect
 from paceline.wire.settings import StartupError
+from paceline.wire.tls import hint
 from paceline.wire.version import check_peer
 
 TIMEOUT_S = 10.0
@@ -41,7 +42,8 @@ async def _ask(settings: StatusSettings) -> router_pb2.GetStatusResponse:
         stub = router_pb2_grpc.RouterStub(channel)
         return await stub.GetStatus(router_pb2.GetStatusRequest(), timeout=TIMEOUT_S)
     except grpc.aio.AioRpcError as error:
-        raise StartupError(f"the router at {settings.router} can't be asked: {error.details()}") from error
+        why = hint(error.details() or "", settings) or error.details()
+        raise StartupError(f"the router at {settings.router} can't be asked: {why}") from error
     finally:
         await channel.close(grace=None)
 

@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from paceline.router.failures import VerifierError
+from paceline.router.failures import NOT_LET_IN, VerifierError
 from paceline.router.watch import Watch
 from paceline.v1 import generation_pb2, types_pb2, verifier_pb2, verifier_pb2_grpc
 from paceline.wire.channel import connect
@@ -142,11 +142,14 @@ def _watched(call: grpc.aio.Call, watch: Watch | None) -> Iterator[list[Verifier
 def error_from_grpc(error: grpc.aio.AioRpcError) -> VerifierError:
     """The failure of a call as a value that needs no gRPC to look at."""
     refusal = from_rpc_error(error)
+    message = error.details() or ""
+    if refusal is not None and refusal.reason in NOT_LET_IN:
+        message = "it doesn't take this router's token; give the router and its verifiers the same --token"
     trailers: Any = error.trailing_metadata() or ()
     details = next((value for key, value in trailers if key == DETAILS_KEY), b"")
     return VerifierError(
         code=error.code().name,
-        message=error.details() or "",
+        message=message,
         reason=refusal.reason if refusal else None,
         value=str(refusal.value or "") if refusal else "",
         details=details if isinstance(details, bytes) else details.encode(),

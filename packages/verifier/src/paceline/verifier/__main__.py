@@ -41,6 +41,7 @@ from paceline.wire.membership import Membership
 from paceline.wire.metrics import MetricsServer
 from paceline.wire.server import Server, run
 from paceline.wire.settings import Command, StartupError, run_commands
+from paceline.wire.tls import listening_tls
 from paceline.wire.version import make_peer
 
 log = structlog.get_logger()
@@ -71,7 +72,9 @@ class Verifier:
     async def start(self) -> None:
         settings, state = self.settings, self.state
         if settings.metrics_listen:
-            self._metrics_server = MetricsServer(settings.metrics_listen, self._metrics.registry)
+            self._metrics_server = MetricsServer(
+                settings.metrics_listen, self._metrics.registry, listening_tls(settings)
+            )
             log.info("metrics", address=self._metrics_server.address)
         self._ranks = await asyncio.to_thread(join, settings, self._place)
         opened = await load(settings, self._place)

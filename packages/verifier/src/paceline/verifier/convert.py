@@ -61,7 +61,7 @@ def request_from_proto(
             value=len(prompt),
             limit=limits.context_length - 1,
         )
-    max_tokens = _max_tokens(message.limits.max_tokens, len(prompt), limits)
+    max_tokens = _max_tokens(message, len(prompt), limits)
     committed = tuple(message.committed.ids)
     _check_tokens("committed", committed, limits.vocab_size)
     if len(committed) > max_tokens:
@@ -182,10 +182,14 @@ def _prompt(
     return prompt
 
 
-def _max_tokens(asked: int, prompt_length: int, limits: Limits) -> int:
+def _max_tokens(message: generation_pb2.GenerateRequest, prompt_length: int, limits: Limits) -> int:
+    asked = message.limits.max_tokens
     room = limits.context_length - prompt_length
+    if message.HasField("most_tokens") and message.most_tokens == 0:
+        raise out_of_range("most_tokens", 0, "at least 1")
     if asked == 0:
-        return min(limits.default_max_tokens, limits.max_tokens, room)
+        most = message.most_tokens or limits.max_tokens
+        return min(limits.default_max_tokens, limits.max_tokens, room, most)
     if asked > limits.max_tokens:
         raise out_of_range("limits.max_tokens", asked, f"at most {limits.max_tokens}")
     if asked > room:

@@ -7,6 +7,7 @@ from contextlib import aclosing
 
 from pydantic import BaseModel
 
+from paceline.router.access.access import Caller
 from paceline.router.countdown import countdown
 from paceline.router.http.deadline import sooner_of
 from paceline.router.http.merging import merged
@@ -26,6 +27,7 @@ class Answer:
 
     Args:
         intake: takes the requests.
+        caller: on whose behalf.
         body: as it was asked.
         requests: one for each choice.
         shape: of the answer.
@@ -35,12 +37,14 @@ class Answer:
     def __init__(
         self,
         intake: Intake,
+        caller: Caller,
         body: Common,
         requests: Sequence[generation_pb2.GenerateRequest],
         shape: Shape,
         timeout_s: float | None = None,
     ) -> None:
         self._intake = intake
+        self._caller = caller
         self._requests = requests
         self._shape = shape
         wanted_s = body.paceline.timeout_s if body.paceline else None
@@ -93,8 +97,8 @@ class Answer:
 
     async def _events(self) -> AsyncGenerator[tuple[int, generation_pb2.GenerateEvent]]:
         """Of all choices, each with its index, and counted."""
-        with self._intake.accepted(self._requests, self._time_left) as relays:
-            async with aclosing(merged([relay.events() for relay in relays])) as events:
+        with self._intake.accepted(self._requests, self._time_left, self._caller) as answering:
+            async with aclosing(merged([one.events() for one in answering])) as events:
                 async for index, event in events:
                     self._count(self._tallies[index], event)
                     yield index, event

@@ -11,11 +11,13 @@ from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.exceptions import HTTPException
 
+from paceline.router.access.access import Caller
 from paceline.router.failures import VerifierError
 from paceline.router.http import translate
 from paceline.router.http.answer import Answer
 from paceline.router.http.deadline import timeout_of
 from paceline.router.http.errors import Failure, failure_of
+from paceline.router.http.gate import caller_of
 from paceline.router.http.requests import ChatRequest, CompletionRequest
 from paceline.router.http.responding import SEND_TIMEOUT_S, respond
 from paceline.router.http.responses import (
@@ -29,7 +31,6 @@ from paceline.router.http.responses import (
     Version,
 )
 from paceline.router.http.shapes import ChatShape, CompletionShape, Head
-from paceline.router.http.tenant import tenant_of
 from paceline.router.http.validation import failure_of_body
 from paceline.router.intake import Intake
 from paceline.router.version import VERSION
@@ -38,15 +39,17 @@ from paceline.wire.version import PROTOCOL_MAJOR, PROTOCOL_MINOR
 
 ChatBody = Annotated[ChatRequest, Body()]
 CompletionBody = Annotated[CompletionRequest, Body()]
-Tenant = Annotated[str, Depends(tenant_of)]
 Timeout = Annotated[float | None, Depends(timeout_of)]
+Whose = Annotated[Caller, Depends(caller_of)]
 
 _ERRORS: dict[int | str, str] = {
     400: "The request is at fault; `param` names the field.",
+    401: "A token is needed, and this one isn't good, or there is none.",
+    403: "The token is for something else.",
     404: "There is no such model.",
     408: "The body did not come in time.",
     413: "The body is too large.",
-    429: "Too many requests are in progress; see Retry-After.",
+    429: "Too many requests, of all or of this tenant's; see Retry-After.",
     500: "An error of this router's.",
     503: "Nobody can answer now; see Retry-After.",
     504: "The answer did not come in time.",
@@ -97,19 +100,19 @@ def make_app(
     started = int(clock())
 
     @app.post("/v1/chat/completions", response_model=None, responses=_answers(ChatCompletion, ChatChunk))
-    async def create_chat_completion(body: ChatBody, request: Request, tenant: Tenant, timeout_s: Timeout) -> Response:
+    async def create_chat_completion(body: ChatBody, request: Request, caller: Whose, timeout_s: Timeout) -> Response:
         """Answers a conversation."""
         head = Head(f"chatcmpl-{intake.random_bits(128):032x}", int(clock()))
-        requests = translate.chat_requests(body, tenant, head.id, intake.random_bits(64))
-        answer = Answer(intake, body, requests, ChatShape(head), timeout_s)
+        requests = translate.chat_requests(body, head.id, intake.random_bits(64))
+        answer = Answer(intake, caller, body, requests, ChatShape(head), timeout_s)
         return await respond(request, answer, bool(body.stream), head.id, send_timeout_s)
 
     @app.post("/v1/completions", response_model=None, responses=_answers(Completion, Completion))
-    async def create_completion(body: CompletionBody, request: Request, tenant: Tenant, timeout_s: Timeout) -> Response:
+    async def create_completion(body: CompletionBody, request: Request, caller: Whose, timeout_s: Timeout) -> Response:
         """Continues texts."""
         head = Head(f"cmpl-{intake.random_bits(128):032x}", int(clock()))
-        requests = translate.completion_requests(body, tenant, head.id, intake.random_bits(64))
-        answer = Answer(intake, body, requests, CompletionShape(head), timeout_s)
+        requests = translate.completion_requests(body, head.id, intake.random_bits(64))
+        answer = Answer(intake, caller, body, requests, CompletionShape(head), timeout_s)
         return await respond(request, answer, bool(body.stream), head.id, send_timeout_s)
 
     def models() -> list[Model]:
@@ -117,12 +120,12 @@ def make_app(
         return [Model(id=name, object="model", created=started, owned_by="paceline") for name in names]
 
     @app.get("/v1/models", responses=_errors())
-    async def list_models(_tenant: Tenant) -> Models:
+    async def list_models(_caller: Whose) -> Models:
         """Models of the verifiers that take requests now. `created` is when this router started."""
         return Models(object="list", data=models())
 
     @app.get("/v1/models/{model:path}", responses=_errors(404))
-    async def retrieve_model(model: Annotated[str, Path()], _tenant: Tenant) -> Model:
+    async def retrieve_model(model: Annotated[str, Path()], _caller: Whose) -> Model:
         """One of them."""
         known = models()
         for one in known:

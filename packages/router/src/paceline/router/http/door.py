@@ -6,18 +6,23 @@ import asyncio
 import contextlib
 import logging
 import socket
+import ssl
 from collections.abc import Iterator
+from typing import Any
 
 import structlog
 import uvicorn
 
+from paceline.router.access.access import Access
 from paceline.router.http.app import make_app
+from paceline.router.http.gate import Gate
 from paceline.router.http.limits import BODY_TIMEOUT_S, Limits
 from paceline.router.http.metrics import Metrics
 from paceline.router.http.protocol import Protocol
 from paceline.router.http.responding import SEND_TIMEOUT_S
 from paceline.router.intake import Intake
 from paceline.wire.settings import ServiceSettings, StartupError
+from paceline.wire.tls import ListeningTls, listening_tls
 
 log = structlog.get_logger()
 
@@ -51,6 +56,7 @@ class Door:
         listen: host:port; port 0 takes a free one.
         settings: TLS, as for gRPC.
         intake: takes requests.
+        access: says who may ask.
         send_timeout_s, body_timeout_s: how long a client may be in reading, and in writing a body.
 
     Attributes:
@@ -62,6 +68,7 @@ class Door:
         listen: str,
         settings: ServiceSettings,
         intake: Intake,
+        access: Access,
         send_timeout_s: float = SEND_TIMEOUT_S,
         body_timeout_s: float = BODY_TIMEOUT_S,
     ) -> None:
@@ -69,13 +76,14 @@ class Door:
         self._settings = settings
         metrics = Metrics(intake)
         app = make_app(intake, metrics.registry, send_timeout_s=send_timeout_s)
-        self._app = Limits(app, metrics.responded, body_timeout_s)
+        self._app = Limits(Gate(app, access), metrics.responded, body_timeout_s)
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
         self.address = ""
 
     async def open(self) -> None:
         """Listens and serves. Raises StartupError: not an address, a port in use, certificates that can't be read."""
+        tls = listening_tls(self._settings)
         bound = self._bound()
         # What uvicorn and sse-starlette would log has paths and, at their lowest level, answers in it.
         logging.getLogger("sse_starlette").setLevel(logging.WARNING)
@@ -93,8 +101,7 @@ class Door:
             h11_max_incomplete_event_size=MAX_HEADER_BYTES,
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=LAST_WORDS_S,
-            ssl_certfile=self._settings.tls_cert,
-            ssl_keyfile=self._settings.tls_key,
+            **_uvicorn_tls(tls),
         )
         try:
             config.load()
@@ -133,3 +140,10 @@ class Door:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         self.address = f"{host}:{bound.getsockname()[1]}"
         return bound
+
+
+def _uvicorn_tls(tls: ListeningTls | None) -> dict[str, Any]:
+    if tls is None:
+        return {}
+    asked = {} if tls.client_ca is None else {"ssl_ca_certs": tls.client_ca, "ssl_cert_reqs": ssl.CERT_REQUIRED}
+    return {"ssl_certfile": tls.certificate, "ssl_keyfile": tls.key, **asked}

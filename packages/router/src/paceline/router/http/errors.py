@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from fastapi import Response
 
-from paceline.router.failures import VerifierError
+from paceline.router.failures import NOT_LET_IN, VerifierError
 from paceline.router.http.responses import Error, ErrorDetail
 from paceline.wire.errors import PacelineError, Reason
 
@@ -62,15 +62,24 @@ _STATUS = {
     Reason.NO_CHAT_TEMPLATE: 400,
     Reason.UNKNOWN_DRAFTER: 400,
     Reason.INCOMPATIBLE_VERSION: 400,
+    Reason.UNAUTHENTICATED: 401,
+    Reason.PERMISSION_DENIED: 403,
     Reason.UNKNOWN_MODEL: 404,
     Reason.DUPLICATE_REQUEST: 409,
     Reason.OVERLOADED: 429,
+    Reason.RATE_LIMITED: 429,
     Reason.LOADING: 503,
     Reason.DRAINING: 503,
     Reason.NO_VERIFIER: 503,
     Reason.VERIFIER_LOST: 503,
 }
-_CODES = {Reason.PROMPT_TOO_LONG: "context_length_exceeded", Reason.UNKNOWN_MODEL: "model_not_found"}
+_CODES = {
+    Reason.PROMPT_TOO_LONG: "context_length_exceeded",
+    Reason.UNKNOWN_MODEL: "model_not_found",
+    Reason.UNAUTHENTICATED: "invalid_api_key",
+    Reason.RATE_LIMITED: "rate_limit_exceeded",
+}
+_NO_PARAMS = {"authorization", "tenant"}  # not of the body
 # gRPC's own failures, which have no reason.
 _GRPC_STATUS = {"DEADLINE_EXCEEDED": 504, "CANCELLED": CLIENT_CLOSED_REQUEST}
 _GRPC_CODES = {504: "deadline_exceeded", CLIENT_CLOSED_REQUEST: "cancelled"}
@@ -80,6 +89,7 @@ _PARAMS = {
     "token_ids.ids": "prompt",
     "limits.stop": "stop",
     "limits.max_tokens": "max_tokens",
+    "most_tokens": "max_tokens",
     "log_probs": "logprobs",
     "log_probs.top": "top_logprobs",
     "constraint": "response_format",
@@ -96,13 +106,15 @@ def failure_of(error: PacelineError | VerifierError) -> Failure:
         assert isinstance(error, VerifierError)
         status = _GRPC_STATUS.get(error.code, 500)
         return Failure(status, error.message, code=_GRPC_CODES[status]) if status != 500 else INTERNAL
-    if error.reason not in _STATUS:
+    if error.reason not in _STATUS or (isinstance(error, VerifierError) and error.reason in NOT_LET_IN):
         return INTERNAL
     status = _STATUS[error.reason]
     headers = {}
     if status in (429, 503):
         headers["Retry-After"] = str(math.ceil(error.retry_after_s or DEFAULT_RETRY_AFTER_S))
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
     field = "speculation.drafters" if error.reason is Reason.UNKNOWN_DRAFTER else error.field
-    param = _PARAMS.get(field, field.removeprefix("sampling.")) or None
+    param = None if field in _NO_PARAMS else _PARAMS.get(field, field.removeprefix("sampling.")) or None
     code = _CODES.get(error.reason, error.reason.value.lower())
     return Failure(status, error.message, param if status < 500 else None, code, headers)

@@ -20,11 +20,9 @@ SEEDS = 2**64
 SYSTEM = {"developer": "system"}
 
 
-def chat_requests(
-    body: ChatRequest, tenant: str, request_id: str, drawn_seed: int
-) -> list[generation_pb2.GenerateRequest]:
+def chat_requests(body: ChatRequest, request_id: str, drawn_seed: int) -> list[generation_pb2.GenerateRequest]:
     """One for each choice. Raises MALFORMED for a schema that is no JSON."""
-    request = _common(body, tenant)
+    request = _common(body)
     request.limits.max_tokens = body.max_completion_tokens or body.max_tokens or 0
     messages = [types_pb2.ChatMessage(role=SYSTEM.get(one.role, one.role), content=one.text) for one in body.messages]
     request.messages.messages.extend(messages)
@@ -38,10 +36,10 @@ def chat_requests(
 
 
 def completion_requests(
-    body: CompletionRequest, tenant: str, request_id: str, drawn_seed: int
+    body: CompletionRequest, request_id: str, drawn_seed: int
 ) -> list[generation_pb2.GenerateRequest]:
     """One for each choice: those of the first prompt, then those of the second, and so on."""
-    request = _common(body, tenant)
+    request = _common(body)
     request.limits.max_tokens = body.max_tokens or DEFAULT_COMPLETION_TOKENS
     if body.logprobs is not None:
         request.log_probs.CopyFrom(generation_pb2.LogProbsRequest(top=body.logprobs))
@@ -56,12 +54,11 @@ def completion_requests(
     return requests
 
 
-def _common(body: Common, tenant: str) -> generation_pb2.GenerateRequest:
+def _common(body: Common) -> generation_pb2.GenerateRequest:
     wish = body.paceline
     stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
     return generation_pb2.GenerateRequest(
         model=body.model,
-        tenant=tenant,
         sampling=types_pb2.Sampling(
             temperature=1.0 if body.temperature is None else body.temperature,
             top_p=body.top_p,

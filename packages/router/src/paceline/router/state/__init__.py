@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from paceline.router.evidence import Knowledge, Shape
 from paceline.router.state.base import StateStore
 from paceline.router.state.memory import MemoryStore
 from paceline.router.state.redis import RedisStore
@@ -32,6 +33,15 @@ def make_store(url: str) -> StateStore:
                     f"--state is {shown(url)!r}: {error}; it must be like redis://HOST:PORT/DATABASE"
                 ) from None
     raise StartupError(f"--state is {shown(url)!r}; it must be sqlite:///PATH, redis://HOST:PORT/DATABASE or memory:")
+
+
+def store_maker(url: str) -> Callable[[], StateStore]:
+    """Makes connections to the store that a setting names. Raises StartupError."""
+    make_store(url)
+    if url == "memory:":
+        kept: dict[Shape, Knowledge] = {}
+        return lambda: MemoryStore(kept)
+    return lambda: make_store(url)
 
 
 def shown(url: str) -> str:

@@ -1,0 +1,1 @@
+"""Who may do what with a router, and how much of it."""
