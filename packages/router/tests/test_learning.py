@@ -11,6 +11,7 @@ from paceline.router.evidence import Knowledge, Observation, Shape
 from paceline.router.learning import Learning
 from paceline.router.policies import POLICIES
 from paceline.router.policies.base import PolicyOptions
+from paceline.router.reward import reward_of
 from paceline.router.state import store_maker
 from paceline.router.state.base import StateStore, StoreError
 from paceline.router.state.memory import MemoryStore
@@ -24,9 +25,9 @@ def learning_of(url: str, name: str = "ucb") -> Learning:
     return Learning({one: lambda make=make: make(options) for one, make in POLICIES.items()}, name, store_maker(url))
 
 
-def told(learning: Learning, *rewards: float) -> None:
-    for reward in rewards:
-        learning.learn(Observation("m", ARM, reward))
+def told(learning: Learning, *speeds: float) -> None:
+    for speed in speeds:
+        learning.learn(Observation("m", ARM, reward_of(speed)))
 
 
 def mean_of(learning: Learning) -> float:

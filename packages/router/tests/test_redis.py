@@ -16,6 +16,7 @@ from redis_server import RedisServer, free_port
 from structlog.testing import capture_logs
 
 from paceline.router.arms import PLAIN, Arm
+from paceline.router.context import NUM_FEATURES
 from paceline.router.evidence import MAX_ARMS, Evidence, Observation, Shape, merged
 from paceline.router.learner import Learner
 from paceline.router.policies import POLICIES
@@ -143,7 +144,7 @@ async def test_discounted_sums_are_those_of_learning_in_one_place(server: RedisS
 @pytest.mark.parametrize("name", POLICIES)
 async def test_the_evidence_of_every_policy_comes_back_as_it_was(server: RedisServer, name: str) -> None:
     policy = POLICIES[name](PolicyOptions())
-    context = (1.0, *np.random.default_rng(0).random(7).tolist())
+    context = (1.0, *np.random.default_rng(0).random(NUM_FEATURES - 1).tolist())
     learnt = Evidence.of(policy.evidence(Observation("m", A, 1.7, 0.3, context)))
     async with store_at(server, policy.shape) as store:
         await store.apply(Batch("r", 1, {"m": learnt}))
