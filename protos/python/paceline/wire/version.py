@@ -9,12 +9,13 @@ VERSION = "0.1.0"
 
 # Peers with another major can't talk to each other; a minor adds what the other side may ignore.
 PROTOCOL_MAJOR = 1
-PROTOCOL_MINOR = 3
+PROTOCOL_MINOR = 4
 """What each minor version added:
 
 1: Hello.own, answers in several trees, Ping and Pong, SessionOpened.least_value, Commit.step_us.
 2: features with commits, Hello.revision, drafters on trial, signed and withdrawn revisions.
 3: GenerateRequest.log_probs, Tokens.log_probs, GenerateRequest.constraint; a verifier before 1.3 ignores them silently.
+4: Speculation.shadow, Outcome.shadows, SessionOpened.shadow.
 """
 
 
