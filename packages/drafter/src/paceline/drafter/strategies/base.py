@@ -162,8 +162,8 @@ class Strategy(Protocol):
         """Starts to draft for a session."""
 
     def aside(self) -> Strategy:
-        """For a session that must leave nothing behind: knows what this one knows now, and what it is shown doesn't come
-        here, as long as its proposers are not ended."""
+        """For a session that must leave nothing behind: knows what this one knows now, and what it is shown does not
+        come here, as long as its proposers are not ended."""
 
     @property
     def num_remembered(self) -> int:
