@@ -100,6 +100,11 @@ class Learner:
         with contextlib.suppress(StoreError):
             await self._store.close()
 
+    @property
+    def wants_estimates(self) -> bool:
+        """Whether the policy learns from what segments would have earned under other arms."""
+        return self._policy.wants_estimates
+
     # Choosing
 
     def choose(self, model: str, arms: Sequence[Arm], context: tuple[float, ...] = NEUTRAL) -> Decision:

@@ -39,6 +39,7 @@ class LinUcb:
     """
 
     explores = True
+    wants_estimates = False
 
     def __init__(self, discount: float = 0.995, exploration: float = 0.2, penalty: float = 1.0) -> None:
         self.shape = Shape("linucb", _WIDTH, discount)
