@@ -61,7 +61,7 @@ async def test_hedge_goes_where_estimates_say_and_asks_with_each_choice(deploy: 
     late = verifier.requests[20:]
     assert sum(list(request.speculation.drafters) == ["fast"] for request in late) > len(late) / 2
     known = learnt(deployment, FAST, SLOW)
-    assert (known[FAST][1], known[SLOW][1]) == (pytest.approx(3.0), pytest.approx(0.5))
+    assert known[FAST][1] > 2.5 > 1.0 > known[SLOW][1]
 
 
 @pytest.mark.parametrize("policy", ["linucb", "ucb", "fixed"])

@@ -178,7 +178,8 @@ class ShadowScorer:
 async def _in_time(talk: ShadowTalk) -> bool:
     """Whether the drafter answered, or gave up, before it is too late."""
     try:
-        await asyncio.wait_for(talk.answered(), ANSWER_TIMEOUT_S)
+        async with asyncio.timeout(ANSWER_TIMEOUT_S):  # wait_for loses a cancellation that comes with the answer
+            await talk.answered()
     except TimeoutError:
         return False
     return True
