@@ -1,8 +1,8 @@
 """Hedge: learns of every arm from every segment, if somebody can say what the others would have earned.
 
 Freund and Schapire, *A Decision-Theoretic Generalization of On-Line Learning*; for drafters: HedgeSpec, where drafters
-that were not engaged are scored on the verified text. When to use it: there are many drafters, which other policies would
-to try again and again, and verifiers can afford to score them in the background (their `--shadow-share`).
+that were not engaged are scored on the verified text. When to use it: there are many drafters, which other policies
+have to try again and again, and verifiers can afford to score them in the background (their `--shadow-share`).
 
 Estimates come from the verifiers, for each drafter alone, as often as they get round to it. Pairs and small budgets are
 not estimated; of those, and of everybody where verifiers send nothing, it learns from segments that they served, and
