@@ -57,6 +57,11 @@ class ShadowTalk:
         await self._settled.wait()
 
     @property
+    def settled(self) -> bool:
+        """Whether it would return at once."""
+        return self._settled.is_set()
+
+    @property
     def answer(self) -> list[Part]:
         """What came for the latest state."""
         return self._parts
@@ -87,7 +92,7 @@ class ShadowTalk:
                 value=anchor.digest,
                 limit=known,
             )
-        if anchor.length != self._length or self._told_s is None or self._settled.is_set():
+        if anchor.length != self._length or self._told_s is None or self.settled:
             return
         if len(self._parts) < MAX_PARTS and (len(tree) or final):
             self._parts.append(Part(max(0.0, self._clock() - self._told_s), tree))
