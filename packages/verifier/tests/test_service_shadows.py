@@ -247,11 +247,12 @@ async def test_the_targets_best_tokens_come_with_a_shadow_as_with_a_session(star
     client = await start()
     drafter = Drafter(knows_in_part([]), commit_top_k=2)
     await drafter.connect(client)
-    await scored(client, max_tokens=SEGMENT)
-    plain = await client.generate(max_tokens=SEGMENT, speculation=OFF)
+    await scored(client)
+    plain = await client.generate(max_tokens=3 * SEGMENT, speculation=OFF)
     text = [*PROMPT, *plain.ids]
     commits = [commit for commit in drafter.commits if commit.length > len(PROMPT) + 1]
-    assert commits
+    # Of a later segment, what came before it is told first.
+    assert {len(opened.tokens) for opened in shadows(drafter)} == {len(PROMPT)}
     for commit in commits:
         first = commit.length - len(commit.tokens)
         assert list(commit.top_k.tokens) == text[first - 1 : commit.length - 1]

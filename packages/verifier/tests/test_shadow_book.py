@@ -84,11 +84,27 @@ def test_each_segment_is_a_stretch_of_its_own_and_a_long_one_is_cut() -> None:
         steps(book, session, length)
         book.ended(session, 1, set())
     found = [stretch for _ in range(3) if (stretch := book.next()) is not None]
-    assert [(one.start - len(PROMPT), one.length) for one in found] == [
-        (MAX_TOKENS + 70, 20),
-        (20, MAX_TOKENS),
-        (0, 20),
+    assert [(one.start - len(PROMPT), one.length, len(one.before)) for one in found] == [
+        (MAX_TOKENS + 70, 20, 0),  # what lies before it was left out
+        (20, MAX_TOKENS, 20),
+        (0, 20, 0),
     ]
+
+
+def test_rows_of_the_answer_so_far_come_before_a_segment_up_to_a_bound() -> None:
+    book, session = make_book(), make_session()
+    for number in range(8):
+        for _ in range(20):
+            step(book, session, 10 + number, 11)
+        book.ended(session, 1, set())
+    found = [stretch for _ in range(MAX_STRETCHES) if (stretch := book.next()) is not None]
+    assert [len(stretch.before) for stretch in found] == [MAX_TOKENS, 240, 200, 160]
+    assert found[1].before[-40:] == found[2].top_ids
+    book.forget(session)
+    steps(book, session, 20)
+    book.ended(session, 1, set())
+    (last,) = [stretch for _ in range(2) if (stretch := book.next()) is not None]
+    assert last.before == []
 
 
 @pytest.mark.parametrize("fields", [{"shadow": 0}, {"segment_tokens": 0}, {"json_schema": "{}"}])

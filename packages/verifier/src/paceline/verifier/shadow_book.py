@@ -39,6 +39,7 @@ class Stretch:
         start: length of the session before it.
         length: in tokens.
         top_ids: [length], the target's best successors after the token before each; () where they weren't asked for.
+        before: the same of as many tokens before it, of the answer: who learns from them would have been told.
         num_sessions: that ran when it ended.
         num_wanted: drafters that are to be scored on it, at most.
         scored: ids of those that were, or that had a part in it.
@@ -48,6 +49,7 @@ class Stretch:
     start: int
     length: int = 0
     top_ids: list[Sequence[int]] = field(default_factory=list)
+    before: list[Sequence[int]] = field(default_factory=list)
     num_sessions: int = 1
     num_wanted: int = 0
     scored: set[str] = field(default_factory=set)
@@ -74,6 +76,7 @@ class ShadowBook:
         self.wake: Callable[[], None] = lambda: None  # called when there is a new stretch
         self._top_k = top_k
         self._open: dict[int, Stretch] = {}  # by session
+        self._last: dict[int, Stretch] = {}  # that was complete, by session
         self._waiting: deque[Stretch] = deque(maxlen=MAX_STRETCHES)
         self._scores: OrderedDict[str, deque[ShadowScore]] = OrderedDict()
 
@@ -93,12 +96,15 @@ class ShadowBook:
     def observe(self, session: Session, result: SessionResult, taken: Sequence[int]) -> None:
         """A step's tokens, which the session has taken."""
         if not self.wants(session):
-            self._open.pop(session.session_id, None)
+            self.forget(session)
             return
         start = session.length - len(taken)
         stretch = self._open.get(session.session_id)
         if stretch is None:
             stretch = self._open[session.session_id] = Stretch(session, start)
+            last = self._last.get(session.session_id)
+            if last is not None and last.start + last.length == start:
+                stretch.before = [*last.before, *last.top_ids][-MAX_TOKENS:]
         if stretch.start + stretch.length != start or stretch.length >= MAX_TOKENS:  # full; until the segment ends
             return
         stretch.length += len(taken)
@@ -108,7 +114,10 @@ class ShadowBook:
     def ended(self, session: Session, num_sessions: int, engaged: set[str]) -> None:
         """A segment of the session did; these drafters, by id, had a part in it."""
         stretch = self._open.pop(session.session_id, None)
-        if stretch is None or stretch.length < MIN_TOKENS or stretch.start > MAX_CONTEXT:
+        if stretch is None:
+            return
+        self._last[session.session_id] = stretch
+        if stretch.length < MIN_TOKENS or stretch.start > MAX_CONTEXT:
             return
         stretch.num_sessions, stretch.num_wanted = num_sessions, session.speculation.shadow
         stretch.scored |= engaged
@@ -118,6 +127,7 @@ class ShadowBook:
     def forget(self, session: Session) -> None:
         """It is over; what of it was complete stays."""
         self._open.pop(session.session_id, None)
+        self._last.pop(session.session_id, None)
 
     # What the scorer does with it.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -138,8 +138,11 @@ class ShadowScorer:
         replay = Replay(stretch.text, stretch.length, room, link.sources, self._engine.calibration, habits, costs)
         key = self._memory_key(session) if info.knows_shadows else b""
         await self._engine.aside()
-        opened = shadow_message(session, self._new_id(), stretch.start, key, costs.max_nodes, costs.least_value)
+        begin = stretch.start - (len(stretch.before) if info.commit_top_k else 0)
+        opened = shadow_message(session, self._new_id(), begin, key, costs.max_nodes, costs.least_value)
         talk = ShadowTalk(opened, self._clock)
+        if begin < stretch.start:
+            _go_on(talk, session, begin, stretch.before, info.commit_top_k)
         try:
             while not replay.done:
                 link.shadow(talk)
@@ -154,17 +157,10 @@ class ShadowScorer:
                 at = replay.at
                 replay.answer(talk.answer)
                 if not replay.done:
-                    self._go_on(talk, stretch, at, replay.at, info.commit_top_k)
+                    _go_on(talk, session, stretch.start + at, stretch.top_ids[at : replay.at], info.commit_top_k)
         finally:
             link.end_shadow(talk)
         return ShadowScore(info.drafter_id, info.name, replay.figures)
-
-    @staticmethod
-    def _go_on(talk: ShadowTalk, stretch: Stretch, at: int, to: int, top_k: int) -> None:
-        """Commits what lies between two states, with the target's best tokens at those positions."""
-        tokens, first = stretch.session.tokens, stretch.start + at
-        last = stretch.start + to
-        talk.commit(tokens[first:last], top_k, stretch.top_ids[at:to], tokens[first - 1 : last - 1])
 
     def _known_of(self, drafter_id: str) -> _Known:
         known = self._known.get(drafter_id)
@@ -173,6 +169,12 @@ class ShadowScorer:
                 self._known.pop(next(iter(self._known)))
             known = self._known[drafter_id] = _Known(Habits())
         return known
+
+
+def _go_on(talk: ShadowTalk, session: Session, first: int, top_ids: Sequence[Sequence[int]], top_k: int) -> None:
+    """Commits as many of the session's tokens as there are rows of the target's best, from one position on."""
+    last = first + len(top_ids)
+    talk.commit(session.tokens[first:last], top_k, top_ids, session.tokens[first - 1 : last - 1])
 
 
 async def _in_time(talk: ShadowTalk) -> bool:
