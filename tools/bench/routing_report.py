@@ -44,8 +44,8 @@ def notes(report: dict[str, Any]) -> Iterator[str]:
     """What to know beside the table."""
     yield (
         f"medians of {len(report['seeds'])} seeds; the oracle knows the best arm of each segment, '{BEST_FIXED}' is "
-        "the arm that would have been best for all of them; hedge is told estimates of every arm, which nobody "
-        "sends yet"
+        "the arm that would have been best for all of them; hedge is told estimates of every arm, where "
+        "verifiers send those of single drafters, as often as they get round to it"
     )
     for scene in SCENES:
         if scene.name in report["scenes"]:

@@ -90,6 +90,8 @@ def test_every_file_has_a_name_that_says_something() -> None:
                 "planning",
                 "sampling",
                 "session",
+                "shadow_book",
+                "shadow_replay",
                 "step_times",
                 "text",
                 "trie",

@@ -49,10 +49,13 @@ class Desk:
         self.calibrations = [Calibration() for _ in self.names]
         self.sessions = Sessions(self.terms, self.memory, self.calibrations, self.max_nodes, Clock())
 
-    def open(self, session_id: int, tokens: list[int], key: bytes = b"", max_nodes: int = 0) -> None:
+    def open(
+        self, session_id: int, tokens: list[int], key: bytes = b"", max_nodes: int = 0, shadow: bool = False
+    ) -> None:
         self.texts[session_id] = list(tokens)
+        digest = digest_of(tokens)
         opening = Opening(
-            session_id, tuple(tokens), digest_of(tokens), len(tokens), memory_key=key, max_nodes=max_nodes
+            session_id, tuple(tokens), digest, len(tokens), memory_key=key, max_nodes=max_nodes, shadow=shadow
         )
         self.sessions.opened(opening)
 
@@ -236,6 +239,20 @@ def test_nothing_is_remembered_of_a_session_without_key() -> None:
     desk.open(2, [10, 11])
     assert first_tokens(desk.draft()) == set()
     assert desk.memory.num_scopes == 0
+
+
+def test_a_shadow_session_uses_what_is_remembered_and_is_not_remembered() -> None:
+    desk = Desk()
+    desk.open(1, [10, 11, 12, 13], key=b"a")
+    desk.sessions.closed(1)
+    remembered = desk.memory.num_remembered
+    desk.open(2, [10, 11], key=b"a", shadow=True)
+    assert 12 in first_tokens(desk.draft())
+    desk.commit(2, [20, 10, 11, 21])
+    desk.sessions.closed(2)
+    assert desk.memory.num_remembered == remembered
+    desk.open(3, [10, 11], key=b"a")
+    assert first_tokens(desk.draft()) - {11} == {12}
 
 
 def test_an_interrupted_session_is_not_remembered_as_text() -> None:

@@ -12,7 +12,7 @@ from one_session import commit, context, paths
 
 from paceline.drafter.strategies import STRATEGIES
 from paceline.drafter.strategies import suffix as suffix_module
-from paceline.drafter.strategies.base import NUM_BINS, Budget, Candidates, Sampling, ScopeBounds
+from paceline.drafter.strategies.base import NUM_BINS, Budget, Candidates, Sampling, ScopeBounds, Strategy
 from paceline.drafter.strategies.matching import CONFIDENCE
 from paceline.drafter.strategies.recycling import RANK_CONFIDENCE, SEED_CONFIDENCE, Recycling
 from paceline.drafter.strategies.suffix import Suffix
@@ -48,6 +48,35 @@ def test_trees_are_well_formed_and_within_budget(
     assert all(len(path) <= budget.max_depth for path in paths(tree))
     assert all(value >= budget.least_value / 2 * (1 - 1e-9) for value in worth)
     assert all(later <= earlier * (1 + 1e-9) for earlier, later in itertools.pairwise(worth)), "not best first"
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@given(earlier=words, text=words, more=words)
+def test_a_session_aside_knows_what_is_known_and_leaves_nothing(
+    name: str, earlier: list[int], text: list[int], more: list[int]
+) -> None:
+    def taught() -> Strategy:
+        strategy = STRATEGIES[name](BOUNDS)
+        proposer = strategy.begin(session := context(text))
+        session.tokens += earlier
+        proposer.observe(commit(earlier, {earlier[-1]: [3, 2, 1]}))
+        proposer.draft(BUDGET)
+        proposer.end()
+        return strategy
+
+    def answers(strategy: Strategy) -> list[Candidates]:
+        """To the same session, while it goes on; it isn't ended."""
+        proposer = strategy.begin(session := context(text))
+        trees = [proposer.draft(BUDGET)]
+        session.tokens += more
+        proposer.observe(commit(more, {more[-1]: [9, 8, 7], text[0]: [5, 6, 7]}))
+        return [*trees, proposer.draft(BUDGET)]
+
+    strategy, untouched = taught(), taught()
+    remembered = strategy.num_remembered
+    aside = answers(strategy.aside())
+    assert strategy.num_remembered == remembered
+    assert answers(strategy) == aside == answers(untouched)
 
 
 # suffix

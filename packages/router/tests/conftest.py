@@ -59,6 +59,7 @@ class FakeVerifier(verifier_pb2_grpc.VerifierServicer):
         accepted: sources of an answer's tokens, over and over; 0 is the target itself.
         speed: of the drafters in force; 1 for none.
         tokens_per_step: that its outcomes tell of.
+        shadows: scores that each outcome of a segment brings, whether they are asked for or not.
         refusal: raised for each request, if set.
         stop_at: position at which an answer stops to go on until `resume` is set; the test may kill it there.
         fail_at: position at which the answer ends with `failure`.
@@ -70,13 +71,14 @@ class FakeVerifier(verifier_pb2_grpc.VerifierServicer):
 
     verifier_id: str
     drafters: dict[str, str] = field(default_factory=dict)
-    protocol: tuple[int, int] = (1, 3)
+    protocol: tuple[int, int] = (1, 4)
     accepted: tuple[int, ...] = (0,)
     model: str = "m"
     tokenizer_hash: str = "hash"
     capacity: int = 4
     speed: Callable[[frozenset[str]], float] = lambda names: 2.0 if names else 1.0
     tokens_per_step: int = 1
+    shadows: tuple[generation_pb2.ShadowScore, ...] = ()
     refusal: PacelineError | None = None
     refuse_times: int = 1_000_000
     stop_at: int = -1
@@ -185,7 +187,9 @@ class FakeVerifier(verifier_pb2_grpc.VerifierServicer):
             self.num_yielded += 1
             await asyncio.sleep(self.token_s)
             if position + 1 == end or 0 < request.segment_tokens <= position + 1 - segment:
-                yield generation_pb2.GenerateEvent(outcome=self._outcome(request.request_id, position + 1 - segment))
+                outcome = self._outcome(request.request_id, position + 1 - segment)
+                outcome.shadows.extend(self.shadows)
+                yield generation_pb2.GenerateEvent(outcome=outcome)
                 segment = position + 1
         finished = generation_pb2.Finished(
             reason=generation_pb2.FINISH_REASON_LENGTH, total=self._outcome(request.request_id, end - begin)

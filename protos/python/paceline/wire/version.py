@@ -15,7 +15,8 @@ PROTOCOL_MINOR = 4
 1: Hello.own, answers in several trees, Ping and Pong, SessionOpened.least_value, Commit.step_us.
 2: features with commits, Hello.revision, drafters on trial, signed and withdrawn revisions.
 3: GenerateRequest.log_probs, Tokens.log_probs, GenerateRequest.constraint; a verifier before 1.3 ignores them silently.
-4: service Admin, GenerateRequest.most_tokens; a verifier before 1.4 ignores it silently.
+4: service Admin, GenerateRequest.most_tokens (a verifier before 1.4 ignores it silently), Speculation.shadow,
+   Outcome.shadows, SessionOpened.shadow.
 """
 
 

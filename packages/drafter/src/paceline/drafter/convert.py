@@ -150,6 +150,7 @@ def read_opening(message: drafting_pb2.SessionOpened, terms: Terms) -> Opening:
         memory_key=message.memory_key,
         max_nodes=message.max_nodes,
         least_value=least_value,
+        shadow=message.shadow,
     )
 
 

@@ -12,6 +12,8 @@ from paceline.drafter.strategies.base import Sampling
 class Opening:
     """What SessionOpened says. max_nodes 0 sets no bound of its own.
 
+    shadow: its text is known already, and nothing of it may be remembered.
+
     features: for a head that takes over in mid-session, what the one before was told of the text; verifiers tell none.
     """
 
@@ -23,4 +25,5 @@ class Opening:
     memory_key: bytes = b""
     max_nodes: int = 0
     least_value: float = 0.0
+    shadow: bool = False
     features: Features | None = None

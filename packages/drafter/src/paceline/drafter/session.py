@@ -166,13 +166,15 @@ class Sessions:
         context = Context(list(opening.tokens), opening.prompt_tokens, opening.sampling)
         terms = self._terms
         scope = self._memory.scope(ScopeKey(terms.model, terms.tokenizer_hash, terms.vocab_size, opening.memory_key))
+        if opening.shadow:
+            scope = tuple(strategy.aside() for strategy in scope)
         max_nodes = min(opening.max_nodes or self._max_nodes, self._max_nodes)
         session = self._sessions[opening.session_id] = _Session(
             context=context,
             digest=opening.digest,
             budget=Budget(max_nodes, terms.max_tree_depth, opening.least_value),
             scope=scope,
-            remembers=bool(opening.memory_key),
+            remembers=bool(opening.memory_key) and not opening.shadow,
             proposers=[strategy.begin(context) for strategy in scope],
             lanes=set(self._lanes),
             awaited=set(self._lanes),

@@ -12,6 +12,13 @@ ADDED_IN = {"log_probs": (1, 3), "constraint": (1, 3), "most_tokens": (1, 4)}
 """Fields of GenerateRequest that an older verifier would not know, and so ignore."""
 _INSTEAD = {"most_tokens": "set limits.max_tokens"}  # it is set here, for requests that don't
 
+SCORES_SINCE = (1, 4)  # Speculation.shadow, which an older verifier may ignore: it changes no answer
+
+
+def scores(member: Member) -> bool:
+    """Whether a verifier can score drafters that are not engaged."""
+    return member.protocol >= SCORES_SINCE
+
 
 def newer_fields(request: generation_pb2.GenerateRequest) -> tuple[str, ...]:
     """Those of them that the request has."""

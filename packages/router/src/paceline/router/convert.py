@@ -12,6 +12,7 @@ from paceline.router.checks import MAX_NAME, check_length
 from paceline.router.context import MAX_HEAD, Prompt, prompt_of
 from paceline.router.learner import ArmReport
 from paceline.router.member import Member, Role
+from paceline.router.reward import measured_speed, reward_of
 from paceline.router.trial_book import Verdict
 from paceline.router.trials import Outcome
 from paceline.router.wish import Wish
@@ -21,6 +22,7 @@ from paceline.wire.version import check_peer
 
 MAX_STRATEGIES = 32
 MAX_CONNECTED = 1024
+MAX_SHADOWS = 16  # verifiers take no more
 CHARACTERS_PER_TOKEN = 4  # of a prompt that comes as tokens; about what English text has
 
 _ROLES = {
@@ -179,10 +181,22 @@ def wish_from_proto(message: types_pb2.Speculation) -> Wish:
     return Wish(message.off, tuple(message.drafters), message.max_nodes)
 
 
-def speculation_to_proto(drafters: Iterable[str], max_nodes: int) -> types_pb2.Speculation:
-    """`drafters` by id or name; none is plain decoding (an empty list would mean all to a verifier)."""
+def speculation_to_proto(drafters: Iterable[str], max_nodes: int, shadow: int = 0) -> types_pb2.Speculation:
+    """`drafters` by id or name; none is plain decoding (an empty list would mean all to a verifier). shadow: how many
+    others may be scored."""
     named = list(drafters)
-    return types_pb2.Speculation(off=not named, drafters=named, max_nodes=max_nodes)
+    return types_pb2.Speculation(off=not named, drafters=named, max_nodes=max_nodes, shadow=shadow)
+
+
+def shadow_rewards(outcome: generation_pb2.Outcome) -> list[tuple[str, float]]:
+    """Ids of drafters that were scored, each with the reward that it would have earned. What can't be is left out, and
+    so is what comes beyond what was asked for."""
+    found: list[tuple[str, float]] = []
+    for score in outcome.shadows[:MAX_SHADOWS]:
+        speed = measured_speed(score.tokens, score.verify_s, score.wait_s, score.plain_s)
+        if speed is not None:
+            found.append((score.drafter_id, reward_of(speed)))
+    return found
 
 
 def attempt_request(

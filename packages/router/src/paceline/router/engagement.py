@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from paceline.router.abilities import scores
 from paceline.router.arms import PLAIN, Arm
 from paceline.router.attribution import Attribution
 from paceline.router.backend import Backend
 from paceline.router.context import Prompt
-from paceline.router.convert import speculation_to_proto
+from paceline.router.convert import MAX_SHADOWS, shadow_rewards, speculation_to_proto
 from paceline.router.evidence import Observation
 from paceline.router.failures import VerifierError
 from paceline.router.member import Member
@@ -78,6 +79,8 @@ class Engagement:
         self._decision: Decision
         self._accepted: float | None = None  # tokens a step that drafters had right in their last segment
         self._seat = TrialSeat(backend.trials)
+        self._estimates: dict[Arm, list[float]] = {}  # that verifiers sent and nobody has learnt from
+        self._shadow = self._shadows_wanted()
         connected = self._connected()
         named = wish.present(gone.remaining(backend.roster.drafters_at(verifier))) if continuing else wish.drafters
         if wish.free:
@@ -87,7 +90,7 @@ class Engagement:
             arm = Wish(off=not named, drafters=named).arm(backend.roster.known_drafters())
             self._decision = Decision(arm, probability=0.0, context=self._context())
         self._attribution = Attribution(arm, backend.segment_tokens)
-        self.speculation = speculation_to_proto(named, wish.budget(arm))
+        self.speculation = speculation_to_proto(named, wish.budget(arm), self._shadow)
 
     def committed(self, num_tokens: int) -> None:
         """Tokens came from the verifier."""
@@ -98,6 +101,7 @@ class Engagement:
         arm = self._attribution.segment_ended()
         self._seat.heard(outcome)
         connected = self._connected()
+        self._hear_estimates(outcome, connected)
         speed = measured_speed(outcome.tokens, outcome.verify_s, outcome.wait_s, outcome.plain_s)
         if arm is not None and speed is not None and self._wish.teaches(arm, connected):
             if not self._seat.replaces(arm):
@@ -151,7 +155,25 @@ class Engagement:
         """A segment under an arm other than the one chosen last wasn't drawn by the policy: that one came too late."""
         decision = self._decision
         probability = decision.probability if arm == decision.arm else 0.0
-        return Observation(self.verifier.model, arm, reward, probability, decision.context)
+        estimates = {other: sum(rewards) / len(rewards) for other, rewards in self._estimates.items()}
+        self._estimates.clear()
+        return Observation(self.verifier.model, arm, reward, probability, decision.context, estimates)
+
+    def _shadows_wanted(self) -> int:
+        """How many drafters that it doesn't engage the verifier may score on the request's text. Where the client
+        chooses, its text is for those that it named."""
+        learns = self._wish.free and not self._wish.max_nodes and self._backend.learner.wants_estimates
+        return MAX_SHADOWS if learns and scores(self.verifier) else 0
+
+    def _hear_estimates(self, outcome: generation_pb2.Outcome, connected: dict[str, str]) -> None:
+        """They wait for a segment that says something about its own arm."""
+        if not (self._shadow and outcome.shadows):
+            return
+        arms = set(self._backend.arms_for(connected.values()))
+        for drafter_id, reward in shadow_rewards(outcome):
+            arm = Arm((connected[drafter_id],)) if drafter_id in connected else PLAIN
+            if arm != PLAIN and arm in arms:
+                self._estimates.setdefault(arm, []).append(reward)
 
     def _settle(self) -> None:
         if self._pending is not None:
@@ -164,7 +186,7 @@ class Engagement:
     def _change(self, arm: Arm) -> None:
         if arm != self._attribution.arm:
             named = self._seat.named(arm, self._connected(), self._trials())
-            speculation = speculation_to_proto(named, self._wish.budget(arm))
+            speculation = speculation_to_proto(named, self._wish.budget(arm), self._shadow)
             self._engaging = asyncio.create_task(self._engage(arm, speculation), name="engage")
 
     async def _engage(self, arm: Arm, speculation: types_pb2.Speculation) -> None:

@@ -114,6 +114,11 @@ class Learner:
         """What is believed now."""
         return self._current
 
+    @property
+    def wants_estimates(self) -> bool:
+        """Whether the policy learns from what segments would have earned under other arms."""
+        return self._policy.wants_estimates
+
     # Choosing
 
     def choose(self, model: str, arms: Sequence[Arm], context: tuple[float, ...] = NEUTRAL) -> Decision:

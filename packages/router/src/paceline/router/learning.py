@@ -75,6 +75,11 @@ class Learning:
     async def close(self) -> None:
         await asyncio.gather(self._learner.close(), *self._closing)
 
+    @property
+    def wants_estimates(self) -> bool:
+        """Whether the policy in force learns from what segments would have earned under other arms."""
+        return self._learner.wants_estimates
+
     def choose(self, model: str, arms: Sequence[Arm], context: tuple[float, ...] = NEUTRAL) -> Decision:
         return self._learner.choose(model, arms, context)
 

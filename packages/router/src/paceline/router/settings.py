@@ -34,7 +34,7 @@ class RouterSettings(ServiceSettings):
     machines redis://HOST:PORT/DATABASE (rediss:// with TLS), or memory: to keep nothing."""
     policy: str = "linucb"
     """How drafters are chosen: linucb learns which pay for which prompts; ucb, thompson, epsilon, exp3 and hedge learn
-    which pay; fixed always takes the same."""
+    which pay, hedge also from what verifiers reckon others would have brought; fixed always takes the same."""
     fixed_arm: str = Field(default="", max_length=4000)
     """Drafters of --policy fixed by name, separated by commas; 'none' for plain decoding; empty takes all."""
     small_budget: int = Field(default=0, ge=0, le=4096)

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 
 import structlog
 import torch
@@ -34,6 +35,8 @@ from paceline.verifier.pacing import NoPacing, Pacing
 from paceline.verifier.sampling import Sampler, Sampling
 from paceline.verifier.service import Loaded, VerifierService, VerifierState
 from paceline.verifier.settings import VerifierSettings
+from paceline.verifier.shadow_book import ShadowBook
+from paceline.verifier.shadow_scorer import ShadowScorer
 from paceline.verifier.step_times import Regardless, StepTimes
 from paceline.verifier.version import VERSION
 from paceline.wire import logs
@@ -65,6 +68,7 @@ class Verifier:
         self._metrics = Metrics()
         self._metrics_server: MetricsServer | None = None
         self._trainers: list[str] = []
+        self._shadows: ShadowScorer | None = None
         self._membership: Membership | None = None
         self._renewal: asyncio.Task[None] | None = None
         verifier_pb2_grpc.add_VerifierServicer_to_server(VerifierService(self.state), self.server.grpc)
@@ -98,7 +102,9 @@ class Verifier:
         always = settings.drafting == "always"
         times = Regardless(forward_cost) if always else StepTimes(forward_cost)
         pacing = NoPacing() if always else Pacing(forward_cost.seconds)
-        engine = Engine(runner, times, state.hub, engine_limits, lessons, self._metrics, pacing)
+        book = ShadowBook(state.hub.shadow_top_k)
+        scores = book if settings.shadow_share else None
+        engine = Engine(runner, times, state.hub, engine_limits, lessons, self._metrics, pacing, scores)
         limits = Limits(
             vocab_size=runner.vocab_size,
             context_length=min(target.context_length, runner.pool.num_blocks * BLOCK_TOKENS - runner.max_session_rows),
@@ -108,8 +114,12 @@ class Verifier:
         )
         engine.start()
         lessons.start()
+        if scores is not None:
+            new_id = partial(next, state.session_ids)
+            self._shadows = ShadowScorer(engine, state.hub, book, state.memory_key, new_id, settings.shadow_share)
+            self._shadows.start()
         compiler = Compiler(target.tokenizer.contents, runner.vocab_size, target.eos_token_ids)
-        state.loaded = Loaded(target, name, engine, lessons, limits, compiler)
+        state.loaded = Loaded(target, name, engine, lessons, book, limits, compiler)
         if settings.router:
             self._membership = Membership(settings.router.split(","), settings, self._describe, self._on_roster)
             self._membership.start()
@@ -162,6 +172,8 @@ class Verifier:
             self._renewal.cancel()
         if self._membership is not None:
             await self._membership.leave()
+        if self._shadows is not None:
+            await self._shadows.stop()
         if self.state.loaded is not None:
             await self.state.loaded.lessons.stop()
             await self.state.loaded.engine.stop()

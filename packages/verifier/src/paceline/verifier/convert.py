@@ -11,6 +11,7 @@ from paceline.v1 import drafting_pb2, generation_pb2, types_pb2
 from paceline.verifier import session as domain
 from paceline.verifier.request import Request, Speculation
 from paceline.verifier.sampling import Sampling
+from paceline.verifier.shadow_book import ShadowScore
 from paceline.wire.errors import PacelineError, Reason, out_of_range
 
 MAX_NAME = 200
@@ -19,6 +20,7 @@ MAX_MESSAGES = 1024
 MAX_STOPS = 16
 MAX_STOP_LENGTH = 256
 MAX_DRAFTERS = 16
+MAX_SHADOWS = 16
 MAX_TEMPERATURE = 100.0
 MAX_TOP_LOG_PROBS = 20
 MAX_SCHEMA_BYTES = 64 * 1024
@@ -91,6 +93,8 @@ def speculation_from_proto(message: types_pb2.Speculation, max_nodes: int) -> Sp
         _check_length("speculation.drafters", name, MAX_NAME)
     if message.max_nodes > max_nodes:
         raise out_of_range("speculation.max_nodes", message.max_nodes, f"at most {max_nodes}")
+    if message.shadow > MAX_SHADOWS:
+        raise out_of_range("speculation.shadow", message.shadow, f"at most {MAX_SHADOWS}")
     if message.off:
         if message.drafters:
             raise PacelineError(
@@ -98,8 +102,8 @@ def speculation_from_proto(message: types_pb2.Speculation, max_nodes: int) -> Sp
                 "speculation.off is true and speculation.drafters names some; set one of them",
                 field="speculation",
             )
-        return Speculation(drafters=(), max_nodes=message.max_nodes)
-    return Speculation(drafters=tuple(message.drafters) or None, max_nodes=message.max_nodes)
+        return Speculation((), message.max_nodes, message.shadow)
+    return Speculation(tuple(message.drafters) or None, message.max_nodes, message.shadow)
 
 
 def _sampling(message: types_pb2.Sampling) -> Sampling:
@@ -234,6 +238,33 @@ def opened_message(
         memory_key=memory_key,
         max_nodes=max_nodes,
         least_value=least_value,
+    )
+
+
+def shadow_message(
+    session: domain.Session, session_id: int, length: int, memory_key: bytes, max_nodes: int, least_value: float
+) -> drafting_pb2.SessionOpened:
+    """The same of a shadow session on its text, as it stood at a length within the answer."""
+    opened = opened_message(session, memory_key, max_nodes, least_value)
+    digest = session.digest_at(length)
+    assert digest is not None
+    opened.session_id, opened.digest, opened.shadow = session_id, digest, True
+    del opened.tokens[length:]
+    return opened
+
+
+def score_to_proto(score: ShadowScore) -> generation_pb2.ShadowScore:
+    figures = score.figures
+    return generation_pb2.ShadowScore(
+        drafter_id=score.drafter_id,
+        drafter_name=score.name,
+        tokens=figures.tokens,
+        steps=figures.steps,
+        nodes=figures.nodes,
+        verify_s=figures.verify_s,
+        plain_s=figures.plain_s,
+        wait_s=figures.wait_s,
+        draft_s=figures.draft_s,
     )
 
 

@@ -26,6 +26,8 @@ from paceline.verifier.outlook import Outlook
 from paceline.verifier.pacing import Pacing
 from paceline.verifier.planning import grant, prefill_rows
 from paceline.verifier.session import Session
+from paceline.verifier.shadow_book import ShadowBook
+from paceline.verifier.shadow_replay import Costs
 from paceline.verifier.step_times import StepTimes, TimedStep
 from paceline.verifier.trie import Candidate
 from paceline.verifier.waiting import Promise
@@ -92,6 +94,7 @@ class Engine:
         lessons: who gathers lessons, if anybody does.
         metrics: what is counted and timed.
         pacing: when drafting rests; by default where it does not pay.
+        shadows: where text is written down on which drafters that weren't engaged are to be scored, if they are.
     """
 
     def __init__(
@@ -103,6 +106,7 @@ class Engine:
         lessons: LessonSink | None = None,
         metrics: Metrics | None = None,
         pacing: Pacing | None = None,
+        shadows: ShadowBook | None = None,
     ) -> None:
         self.times = times
         self.calibration = Calibration()
@@ -112,6 +116,7 @@ class Engine:
         self._hub = hub
         self._limits = limits
         self._lessons = lessons
+        self._shadows = shadows
         self._running: dict[int, Session] = {}  # in the order of their admission
         self._queue: deque[Session] = deque()
         self._work = asyncio.Event()
@@ -120,6 +125,8 @@ class Engine:
         self._thread = ModelThread()
         self._unstreamed: list[Session] = []  # that have events which wait for the next step's start
         self._task: asyncio.Task[None] | None = None
+        self._aside = asyncio.Event()  # the model computes, or there is nothing to do: nothing waits for the event loop
+        self._aside.set()
         self._waited_s = 0.0  # for drafts, before the step that runs or comes next
         self._ended_s: float | None = None  # when the step before ended, unless there was nothing to do since
         pool = model.pool
@@ -196,6 +203,17 @@ class Engine:
         if session.session_id in self._running:
             self._wait.stir()
 
+    async def aside(self) -> None:
+        """Returns when no step waits for the event loop: one is being computed, or nobody runs."""
+        await self._aside.wait()
+
+    def shadow_costs(self, num_sessions: int) -> Costs:
+        """What steps cost now, for a session among so many that are alike."""
+        limits = self._limits
+        max_nodes = min(limits.max_nodes, limits.max_step_nodes // num_sessions)
+        times = self.times
+        return Costs(times.seconds, times.cost.seconds, num_sessions, max_nodes, times.least_value)
+
     def promise(self, session: Session) -> Promise:
         """What its candidates, as they are now, promise the session's next step, if it were alone in it."""
         return self._outlook.of_session(session)
@@ -209,7 +227,9 @@ class Engine:
                 self._model.trim()
                 self._ended_s = None
                 self._work.clear()
+                self._aside.set()
                 await self._work.wait()
+                self._aside.clear()
                 continue
             self._waited_s = await self._wait.over(self._running.values, self._can_admit)
             for session in self._running.values():
@@ -221,8 +241,11 @@ class Engine:
             plan = StepPlan(tuple(self._session_plan(part) for part in planned), self._hub.feature_layers)
             try:
                 step = self._thread.call(self._model.step, plan)
-                loop.call_later(STREAM_DELAY_S, self._stream)
-                result = await step
+                loop.call_later(STREAM_DELAY_S, self._begun, step)
+                try:
+                    result = await step
+                finally:
+                    self._aside.clear()
                 taken = self._commit(planned, plan, result)
                 await asyncio.sleep(0)  # drafters hear of it first; what else there is to do goes on while they draft
                 self._account(planned, plan, result, taken)
@@ -232,6 +255,12 @@ class Engine:
                 error = PacelineError(Reason.INTERNAL, "its step failed; the verifier's log has the cause")
                 for part in planned:
                     self._fail(part.session, error)
+
+    def _begun(self, step: asyncio.Future[StepResult]) -> None:
+        """The model is at work on a step, so there is time for what isn't the step's."""
+        self._stream()
+        if not step.done():
+            self._aside.set()
 
     def _stream(self) -> None:
         """Lets the streams have what the step before brought: beside the next step, not between the two."""
@@ -378,6 +407,8 @@ class Engine:
         if self._lessons is not None and self._lessons.active and part.session.request.teaches:
             wanted.append(self._lessons.top_k)
             teaches = True
+        if self._shadows is not None:
+            wanted.append(self._shadows.top_k(part.session))
         return part.session.plan(part.candidates, part.num_chain, max(wanted, default=0), teaches, window)
 
     # Committing
@@ -437,7 +468,11 @@ class Engine:
                 self._lessons.observe(session, outcome, tokens, part.candidates)
             session.total.elapsed_s = now - session.admitted_s
             session.total.plain_s += 0.0 if reading else plain_s * len(tokens)
-            session.settle()
+            if self._shadows is not None:
+                self._shadows.observe(session, outcome, tokens)
+            if session.settle() and self._shadows is not None:
+                engaged = {link.info.drafter_id for link in self._hub.serving(session)}
+                self._shadows.ended(session, len(self._running), engaged)
             self._unstreamed.append(session)
             if session.finish is not None:
                 self._leave(session)

@@ -81,6 +81,16 @@ class DrafterHub:
                     limit=", ".join(sorted(known)) or "none connected",
                 )
 
+    def may_shadow(self, link: DrafterLink, session: Session) -> bool:
+        """Whether a drafter may be scored on a session's text: nobody's own is, nor one that would have to see the
+        target's hidden states."""
+        return not (link.info.own or link.info.features.layers or self.wanted(link, session.speculation))
+
+    def shadow_top_k(self, session: Session) -> int:
+        """How many of the target's best tokens those would ask for."""
+        asked = (link.info.commit_top_k for link in self.links.values() if self.may_shadow(link, session))
+        return max(asked, default=0)
+
     def serving(self, session: Session) -> list[DrafterLink]:
         return [link for link in self.links.values() if link.serves(session.session_id)]
 

@@ -23,6 +23,7 @@ from paceline.verifier.model.batch import TopRows
 from paceline.verifier.model.features import Features
 from paceline.verifier.quarantine import Standing
 from paceline.verifier.session import Session
+from paceline.verifier.shadow_talk import ShadowTalk
 from paceline.verifier.stretch import NO_FEATURES, FeatureWish, Stretch
 from paceline.verifier.trie import Source
 from paceline.verifier.waiting import Pending, Promise
@@ -40,7 +41,8 @@ MAX_STEP_US = (1 << 32) - 1
 class DrafterInfo:
     """What a drafter said of itself; checked. `own`: it serves only requests that name its id.
 
-    `features` are what it gets of those that it asked for.
+    `features` are what it gets of those that it asked for. `knows_shadows`: it remembers nothing of a session that is
+    announced as a shadow.
     """
 
     drafter_id: str
@@ -49,6 +51,7 @@ class DrafterInfo:
     commit_top_k: int
     own: bool = False
     features: FeatureWish = NO_FEATURES
+    knows_shadows: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +117,7 @@ class DrafterLink:
         self._ended: deque[int] = deque(maxlen=256)
         self._refusals: deque[drafting_pb2.Refusal] = deque(maxlen=64)
         self._talk = Talk()
+        self._shadow: ShadowTalk | None = None
         self._held = False
         self._wake = asyncio.Event()
 
@@ -127,6 +131,8 @@ class DrafterLink:
 
     def open(self, session: Session) -> None:
         """Announces a session, or announces it again with what was committed since."""
+        if self._shadow is not None:
+            self._shadow.give_up()
         self._sessions[session.session_id] = session
         self._updates[session.session_id] = _Update(opened=True)
         self._wake.set()
@@ -186,9 +192,32 @@ class DrafterLink:
     def serves(self, session_id: int) -> bool:
         return session_id in self._sessions
 
+    @property
+    def idle(self) -> bool:
+        """It drafts for nobody, and could."""
+        return not (self.closed or self._sessions or self._shadow or self._held or self.quarantined)
+
+    def shadow(self, talk: ShadowTalk) -> None:
+        """Begins a shadow session, or goes on with it; `end_shadow` is owed."""
+        self._shadow = talk
+        if self.closed or self._sessions:
+            talk.give_up()
+        self._wake.set()
+
+    def end_shadow(self, talk: ShadowTalk) -> None:
+        if self._shadow is not talk:
+            return
+        self._shadow = None
+        self._ended.append(talk.session_id)
+        if talk.begun:
+            self._closings.append(talk.session_id)
+            self._wake.set()
+
     def shut(self) -> None:
         """No more messages; the stream ends."""
         self.closed = True
+        if self._shadow is not None:
+            self._shadow.give_up()
         self._wake.set()
 
     def pending(self, session: Session) -> list[Pending]:
@@ -237,6 +266,9 @@ class DrafterLink:
         anchor, tree = decode_tree(message, self._bounds)
         session = self._sessions.get(anchor.session_id)
         if session is None:
+            if self._shadow is not None and anchor.session_id == self._shadow.session_id:
+                self._shadow.receive(anchor, tree, message.final)
+                return None
             if anchor.session_id in self._ended:
                 return None  # it crossed its SessionClosed on the way, which is nobody's fault
             raise PacelineError(
@@ -312,6 +344,8 @@ class DrafterLink:
             else:
                 # A message says what holds when it is made, so all of a session's are made before any is given out.
                 yield from self._update_messages(*self._updates.popitem(last=False))
+        if self._shadow is not None:
+            yield from self._shadow.outgoing()
 
     def _update_messages(self, session_id: int, update: _Update) -> list[drafting_pb2.VerifierMessage]:
         session = self._sessions[session_id]

@@ -12,10 +12,12 @@ class Speculation:
     """Who may draft for a request. `drafters` None means every drafter that is connected, () means none.
 
     Entries are drafter ids or names; max_nodes bounds the candidates of one step, 0 takes the verifier's default.
+    shadow is how many drafters that are not engaged may be scored on each segment's text.
     """
 
     drafters: tuple[str, ...] | None = None
     max_nodes: int = 0
+    shadow: int = 0
 
 
 @dataclass(frozen=True, slots=True)

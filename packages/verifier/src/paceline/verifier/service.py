@@ -7,7 +7,7 @@ import hashlib
 import hmac
 import itertools
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,10 +26,12 @@ from paceline.verifier.link import MAX_TREE_DEPTH, MAX_TREE_NODES, DrafterInfo, 
 from paceline.verifier.model.features import FeatureSource
 from paceline.verifier.model.target import Target
 from paceline.verifier.request import Request
-from paceline.verifier.session import FinishedEvent, Session
+from paceline.verifier.session import FinishedEvent, SegmentEvent, Session
 from paceline.verifier.settings import VerifierSettings
+from paceline.verifier.shadow_book import ShadowBook
 from paceline.verifier.stretch import granted
 from paceline.verifier.text import TextStream
+from paceline.verifier.trie import MAX_TRIE_NODES
 from paceline.verifier.version import VERSION
 from paceline.wire.errors import PacelineError, Reason, out_of_range
 from paceline.wire.version import check_peer, make_peer
@@ -39,7 +41,7 @@ log = structlog.get_logger()
 MAX_STRATEGIES = 32
 MAX_COMMIT_TOP_K = 16
 CHUNK_BYTES = 256 * 1024
-TRIE_NODES = 1024
+SHADOWS_SINCE_MINOR = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class Loaded:
     name: str
     engine: Engine
     lessons: Lessons
+    shadows: ShadowBook
     limits: convert.Limits
     compiler: Compiler
 
@@ -65,6 +68,7 @@ class VerifierState:
     draining: bool = False
     by_request: dict[str, Session] = field(default_factory=dict)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+    session_ids: Iterator[int] = field(default_factory=lambda: itertools.count(secrets.randbits(32) << 24))
     memory_secret: bytes = field(default_factory=lambda: secrets.token_bytes(32))
 
     def ready(self) -> Loaded:
@@ -88,7 +92,6 @@ class VerifierService(verifier_pb2_grpc.VerifierServicer):
 
     def __init__(self, state: VerifierState) -> None:
         self._state = state
-        self._session_ids = itertools.count(secrets.randbits(32) << 24)
 
     async def Generate(
         self, request: generation_pb2.GenerateRequest, context: grpc.aio.ServicerContext
@@ -128,13 +131,17 @@ class VerifierService(verifier_pb2_grpc.VerifierServicer):
             while True:
                 event = await session.events.get()
                 names.update(state.drafter_names())
-                yield convert.event_to_proto(event, names, len(checked.prompt), loaded.target.tokenizer.piece)
+                told = convert.event_to_proto(event, names, len(checked.prompt), loaded.target.tokenizer.piece)
+                if isinstance(event, SegmentEvent) and session.speculation.shadow:
+                    told.outcome.shadows.extend(map(convert.score_to_proto, loaded.shadows.take(checked.tenant)))
+                yield told
                 if isinstance(event, FinishedEvent):
                     return
         finally:
             del state.by_request[checked.request_id]
             loaded.engine.cancel(session)
             loaded.lessons.forget(session)
+            loaded.shadows.forget(session)
 
     def _new_session(self, request: Request, constraint: Constraint | None) -> Session:
         loaded = self._state.ready()
@@ -142,7 +149,7 @@ class VerifierService(verifier_pb2_grpc.VerifierServicer):
             _ = loaded.target.tokenizer.pieces  # read here, in a thread, not when the first event goes out
         text = TextStream(loaded.target.tokenizer.tokenizer, request.prompt, request.stop)
         eos_token_ids = loaded.target.eos_token_ids
-        return Session(next(self._session_ids), request, text, eos_token_ids, TRIE_NODES, constraint)
+        return Session(next(self._state.session_ids), request, text, eos_token_ids, MAX_TRIE_NODES, constraint)
 
     def _started(self, session: Session, loaded: Loaded) -> generation_pb2.GenerateEvent:
         return generation_pb2.GenerateEvent(
@@ -337,4 +344,5 @@ def _checked_hello(message: Any, source: FeatureSource | None, max_message_bytes
         commit_top_k=min(hello.commit_top_k, MAX_COMMIT_TOP_K),
         own=hello.own,
         features=features,
+        knows_shadows=hello.peer.protocol_minor >= SHADOWS_SINCE_MINOR,
     )

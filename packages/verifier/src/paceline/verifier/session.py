@@ -259,15 +259,18 @@ class Session:
                 self.finish = Finish.STOP
         return text
 
-    def settle(self) -> None:
-        """After `commit`, when `total` has what the step cost: ends a segment, or the answer, if it is time."""
+    def settle(self) -> bool:
+        """After `commit`, when `total` has what the step cost: ends a segment, or the answer, if it is time. Returns
+        whether a segment ended."""
         every = self.request.segment_tokens
         ended = self.finish is not None
-        if every and (ended or self.total.tokens - self._segment_start.tokens >= every):
+        segment_ended = every > 0 and (ended or self.total.tokens - self._segment_start.tokens >= every)
+        if segment_ended:
             self._held_events.append(SegmentEvent(self.total.since(self._segment_start)))
             self._segment_start = self.total.copy()
         if ended:
             self._held_events.append(self._finished())
+        return segment_ended
 
     def release_events(self) -> None:
         """What was held may be read."""

@@ -46,6 +46,9 @@ class VerifierSettings(ServiceSettings):
     drafting: str = Field(default="auto", pattern="^(auto|always)$")
     """auto: candidates are verified, and drafters work, where that pays as measured; always: as many as there is room
     for, whatever it costs (for tests, and to compare drafters)."""
+    shadow_share: float = Field(default=0.05, ge=0.0, le=1.0)
+    """Greatest share of the time in which a drafter that is not engaged is being scored on verified text, in the
+    background; 0 scores none. Nothing is done unless a router asks, which it does with --policy hedge."""
     threads: int = Field(default=0, ge=0, le=1024)
     """Threads of the forward pass on the CPU; 0 leaves it to torch."""
     metrics_listen: str = ""

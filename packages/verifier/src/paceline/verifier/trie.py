@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 from paceline.wire.tree import ROOT, DraftTree
 
+MAX_TRIE_NODES = 1024  # of a session
+
 
 class Source(NamedTuple):
     """Who proposed a candidate."""

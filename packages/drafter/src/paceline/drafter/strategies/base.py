@@ -161,6 +161,10 @@ class Strategy(Protocol):
     def begin(self, context: Context) -> Proposer:
         """Starts to draft for a session."""
 
+    def aside(self) -> Strategy:
+        """For a session that must leave nothing behind: knows what this one knows now, and what it is shown does not
+        come here, as long as its proposers are not ended."""
+
     @property
     def num_remembered(self) -> int:
         """Tokens held beyond the end of a session; the process's memory bound is a bound on their sum."""

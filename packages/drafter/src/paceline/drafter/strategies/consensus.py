@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict, deque
+from collections.abc import Mapping
+from copy import copy
 from typing import ClassVar
 from weakref import WeakSet
 
@@ -50,6 +52,12 @@ class Prompt:
         self.running: WeakSet[Answer] = WeakSet()
         self.complete: deque[Answer] = deque()
 
+    def copy(self) -> Prompt:
+        """With the same answers."""
+        other = Prompt()
+        other.running, other.complete = WeakSet(self.running), self.complete.copy()
+        return other
+
     def others(self, own: Answer) -> list[Answer]:
         """Running answers first, then complete ones, the latest first."""
         running = [answer for answer in self.running if answer is not own]
@@ -65,11 +73,18 @@ class Consensus:
     def __init__(self, bounds: ScopeBounds) -> None:
         self._max_tokens = bounds.max_tokens
         self._prompts: OrderedDict[bytes, Prompt] = OrderedDict()
+        self._known: Mapping[bytes, Prompt] = {}  # somebody else's
         self._num_remembered = 0
 
     def begin(self, context: Context) -> ConsensusProposer:
         ids = np.array(context.tokens[: context.prompt_tokens], dtype=np.int64)
         return ConsensusProposer(self, hashlib.sha256(ids.tobytes()).digest(), context)
+
+    def aside(self) -> Consensus:
+        """Begins with copies of the prompts that it is asked for."""
+        other = copy(self)
+        other._prompts, other._known = OrderedDict(), self._prompts
+        return other
 
     @property
     def num_remembered(self) -> int:
@@ -77,7 +92,10 @@ class Consensus:
 
     def prompt(self, key: bytes) -> Prompt:
         """The prompt with that key, which becomes the most recently asked one."""
-        found = self._prompts.setdefault(key, Prompt())
+        found = self._prompts.get(key)
+        if found is None:
+            known = self._known.get(key)
+            found = self._prompts[key] = Prompt() if known is None else known.copy()
         self._prompts.move_to_end(key)
         while len(self._prompts) > MAX_PROMPTS:
             self._forget_oldest()

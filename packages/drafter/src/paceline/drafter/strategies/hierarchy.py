@@ -34,6 +34,10 @@ class Hierarchy:
     def begin(self, context: Context) -> HierarchyProposer:
         return HierarchyProposer(self._texts.begin(context), self._datastore, context)
 
+    def aside(self) -> Hierarchy:
+        """Itself: only the end of a session adds text."""
+        return self
+
     @property
     def num_remembered(self) -> int:
         return self._texts.num_remembered

@@ -9,6 +9,7 @@ which needs repetition.
 from __future__ import annotations
 
 import heapq
+from copy import copy
 from typing import ClassVar
 
 import numpy as np
@@ -40,6 +41,12 @@ class Recycling:
         proposer = RecyclingProposer(self, context)
         self.seed(context.tokens)
         return proposer
+
+    def aside(self) -> Recycling:
+        """A copy: rows change while a session goes on."""
+        other = copy(self)
+        other._rows, other._seeds = self._rows.copy(), self._seeds.copy()
+        return other
 
     @property
     def num_remembered(self) -> int:

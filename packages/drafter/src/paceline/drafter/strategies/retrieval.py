@@ -26,6 +26,10 @@ class Retrieval:
     def begin(self, context: Context) -> RetrievalProposer:
         return RetrievalProposer(self._datastore, context)
 
+    def aside(self) -> Retrieval:
+        """Itself: nothing is ever added."""
+        return self
+
     @property
     def num_remembered(self) -> int:
         return 0

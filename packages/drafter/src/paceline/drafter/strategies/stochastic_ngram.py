@@ -11,6 +11,8 @@ from __future__ import annotations
 import heapq
 import math
 from collections import OrderedDict
+from collections.abc import Mapping
+from copy import copy
 from typing import ClassVar
 
 import numpy as np
@@ -48,9 +50,16 @@ class StochasticNgram:
     def __init__(self, bounds: ScopeBounds) -> None:
         self._max_contexts = bounds.max_tokens // _TOKENS_PER_CONTEXT if bounds.max_tokens else SESSION_CONTEXTS
         self._successors: OrderedDict[Key, dict[int, float]] = OrderedDict()
+        self._below: Mapping[Key, dict[int, float]] = {}  # read where this table has no such context
 
     def begin(self, context: Context) -> StochasticNgramProposer:
         return StochasticNgramProposer(self, context)
+
+    def aside(self) -> StochasticNgram:
+        """An empty table above this one, which it reads; contexts are copied when they change."""
+        other = copy(self)
+        other._successors, other._below = OrderedDict(), self._successors
+        return other
 
     @property
     def num_remembered(self) -> int:
@@ -76,7 +85,8 @@ class StochasticNgram:
         found: dict[int, float] = {}
         longest, left = 0, 1.0
         for order in range(min(MAX_ORDER, len(recent)), 0, -1):
-            successors = self._successors.get(tuple(recent[-order:]))
+            key = tuple(recent[-order:])
+            successors = self._successors.get(key) or self._below.get(key)
             if successors is None:
                 continue
             longest = max(longest, order)
@@ -90,7 +100,7 @@ class StochasticNgram:
     def _add(self, key: Key, token: int, count: float) -> None:
         successors = self._successors.get(key)
         if successors is None:
-            successors = self._successors[key] = {}
+            successors = self._successors[key] = dict(self._below.get(key, ()))
             if len(self._successors) > self._max_contexts:
                 self._successors.popitem(last=False)
         else:

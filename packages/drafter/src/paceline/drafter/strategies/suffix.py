@@ -39,6 +39,10 @@ class Suffix:
     def begin(self, context: Context) -> SuffixProposer:
         return SuffixProposer(self, context)
 
+    def aside(self) -> Suffix:
+        """Itself: only the end of a session adds text."""
+        return self
+
     @property
     def num_remembered(self) -> int:
         return self._young.num_tokens + self._old.num_tokens + len(self._waiting)

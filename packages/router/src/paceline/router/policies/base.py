@@ -68,6 +68,8 @@ class Policy(Protocol):
     """Of its evidence."""
     explores: bool
     """It may choose an arm because nothing is known of it."""
+    wants_estimates: bool
+    """It learns from `Observation.estimates`, so verifiers are asked for them, which costs them some time."""
 
     def evidence(self, observation: Observation) -> Mapping[Arm, Sequence[float]]:
         """What a segment adds to the sums of arms; finite whatever the observation."""

@@ -23,6 +23,7 @@ class Epsilon:
     """
 
     explores = True
+    wants_estimates = False
 
     def __init__(self, discount: float = 0.99, epsilon: float = 0.05) -> None:
         self.shape = Shape("epsilon", 2, discount)

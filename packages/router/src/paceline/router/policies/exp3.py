@@ -28,6 +28,7 @@ class Exp3:
     """
 
     explores = True
+    wants_estimates = False
 
     def __init__(self, discount: float = 0.995, mixing: float = 0.05, rate: float = 0.1) -> None:
         self.shape = Shape("exp3", 3, discount)

@@ -20,6 +20,7 @@ class Fixed:
 
     shape = Shape("fixed", 2, 0.99)  # the means it reports are of recent segments, too
     explores = False
+    wants_estimates = False
 
     def __init__(self, drafters: tuple[str, ...] | None = None) -> None:
         self._drafters = drafters

@@ -1,9 +1,12 @@
 """Hedge: learns of every arm from every segment, if somebody can say what the others would have earned.
 
 Freund and Schapire, *A Decision-Theoretic Generalization of On-Line Learning*; for drafters: HedgeSpec, where drafters
-that were not engaged are scored on the verified text. When to use it: observations carry `estimates` of the other arms.
-No verifier sends any yet, so the estimates have to come from elsewhere (`//tools/bench:routing` supplies them). Without
-them it learns of the chosen arm alone, and explores only by the draws of its mixture.
+that were not engaged are scored on the verified text. When to use it: there are many drafters, which other policies
+have to try again and again, and verifiers can afford to score them in the background (their `--shadow-share`).
+
+Estimates come from the verifiers, for each drafter alone, as often as they get round to it. Pairs and small budgets are
+not estimated; of those, and of everybody where verifiers send nothing, it learns from segments that they served, and
+explores only by the draws of its mixture.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ class Hedge:
     """
 
     explores = True
+    wants_estimates = True
 
     def __init__(self, discount: float = 0.99, mixing: float = 0.03, rate: float = 0.5) -> None:
         self.shape = Shape("hedge", 2, discount)

@@ -43,6 +43,7 @@ class LinUcb:
     """
 
     explores = True
+    wants_estimates = False
 
     def __init__(self, discount: float = 0.995, exploration: float = 1.0, penalty: float = 1.0) -> None:
         self.shape = Shape("linucb", _WIDTH, discount)

@@ -30,6 +30,7 @@ class Thompson:
     """
 
     explores = True
+    wants_estimates = False
 
     def __init__(self, discount: float = 0.995) -> None:
         self.shape = Shape("thompson", 3, discount)

@@ -29,6 +29,7 @@ class DiscountedUcb:
     """
 
     explores = True
+    wants_estimates = False
 
     def __init__(self, discount: float = 0.99, exploration: float = 0.15) -> None:
         self.shape = Shape("ucb", 2, discount)
