@@ -15,6 +15,7 @@ from paceline.wire.settings import ClientSettings
 from paceline.wire.status import from_rpc_error
 from paceline.wire.tls import hint
 from paceline.wire.version import check_peer
+from paceline.wire.waiting import happens
 
 log = structlog.get_logger()
 
@@ -97,11 +98,8 @@ class Membership:
         return hint(error.details() or "", self._settings)
 
     async def _pause(self, seconds: float) -> None:
-        try:
-            await asyncio.wait_for(self._renew.wait(), seconds)
+        if await happens(self._renew, seconds):
             self._renew.clear()
-        except TimeoutError:
-            return
 
     def _union(self) -> list[router_pb2.Member]:
         members = {(member.role, member.id): member for roster in self._rosters.values() for member in roster}

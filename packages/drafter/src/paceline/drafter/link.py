@@ -23,6 +23,7 @@ from paceline.wire.settings import ClientSettings
 from paceline.wire.status import from_rpc_error
 from paceline.wire.target_tokenizer import fetch_tokenizer, tokenizer_json
 from paceline.wire.tls import hint
+from paceline.wire.waiting import happens
 
 log = structlog.get_logger()
 
@@ -258,11 +259,8 @@ class _Stream:
             self._pinged = None
 
     async def _sleep(self, timeout_s: float | None) -> None:
-        try:
-            await asyncio.wait_for(self.wake.wait(), timeout_s)
-        except TimeoutError:
-            return
-        self.wake.clear()
+        if await happens(self.wake, timeout_s):
+            self.wake.clear()
 
     async def _read(self) -> None:
         while (message := await self._call.read()) is not EOF:

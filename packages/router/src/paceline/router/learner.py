@@ -19,6 +19,7 @@ from paceline.router.policies.base import Decision, Policy, Situation
 from paceline.router.probation import decide
 from paceline.router.reward import speed_of
 from paceline.router.state.base import Batch, StateStore, StoreError, StoreLost
+from paceline.wire.waiting import happens
 
 log = structlog.get_logger()
 
@@ -172,16 +173,14 @@ class Learner:
                     await self._pause()
             if self._closing.is_set():
                 return
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self._refresh_s)
+            await happens(self._wake, self._refresh_s)
             if not self._wake.is_set() and not await self._told():
                 await self._pause()
             self._wake.clear()
 
     async def _pause(self) -> None:
         """Before the store is tried again; cut short by closing, which means one last try."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._closing.wait(), self._retry_s)
+        await happens(self._closing, self._retry_s)
 
     async def _told(self) -> bool:
         """Adds what was learnt to the store, if anything was, and reads; False if the store failed."""

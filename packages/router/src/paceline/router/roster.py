@@ -14,6 +14,7 @@ from paceline.router.placement import Suspects, best_placed, occupancy
 from paceline.router.registry import Lease, Registry
 from paceline.router.turnover import UNKNOWN_S, Turnover
 from paceline.wire.errors import PacelineError, Reason
+from paceline.wire.waiting import happens
 
 NO_CREDIT: Mapping[str, float] = MappingProxyType({})
 
@@ -157,11 +158,7 @@ class Roster:
 
     async def announcement(self, timeout_s: float) -> bool:
         """Waits for anybody to announce itself; False if nobody did in time."""
-        changed = self._changed
-        try:
-            return await asyncio.wait_for(changed.wait(), timeout_s)
-        except TimeoutError:
-            return False
+        return await happens(self._changed, timeout_s)
 
     def sweep(self) -> list[Member]:
         """Forgets who is gone; returns the verifiers that are left."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import secrets
 import time
@@ -38,6 +37,7 @@ from paceline.wire import logs
 from paceline.wire.channel import connect
 from paceline.wire.server import Server, run
 from paceline.wire.settings import StartupError
+from paceline.wire.waiting import happens
 
 if TYPE_CHECKING:
     from paceline.router.http.door import Door
@@ -144,8 +144,7 @@ class Router:
     async def drain(self) -> None:
         """No new requests; running ones get `drain_s`."""
         self.admission.draining = True
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.admission.idle.wait(), self.settings.drain_s)
+        await happens(self.admission.idle, self.settings.drain_s)
 
     async def close(self) -> None:
         await self.lock.close()

@@ -11,6 +11,7 @@ from paceline.verifier.link import DrafterLink
 from paceline.verifier.outlook import Outlook
 from paceline.verifier.session import Session
 from paceline.verifier.waiting import MAX_WAIT_S, Pending, Waiting, worthwhile_wait
+from paceline.wire.waiting import happens
 
 
 class DraftWait:
@@ -46,9 +47,7 @@ class DraftWait:
             if wait_s <= 0.0:
                 break
             self._arrived.clear()
-            try:
-                await asyncio.wait_for(self._arrived.wait(), wait_s)
-            except TimeoutError:
+            if not await happens(self._arrived, wait_s):
                 for link, session in awaited:
                     link.overdue(session)
                 break

@@ -13,6 +13,7 @@ import structlog
 
 from paceline.router.access.table import TokenTable
 from paceline.router.access.token_file import TokenFileError, read_content, table_in
+from paceline.wire.waiting import happens
 
 log = structlog.get_logger()
 
@@ -69,8 +70,7 @@ class Watcher:
 
     async def _look(self) -> None:
         while True:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._told.wait(), self._look_s)
+            await happens(self._told, self._look_s)
             self._told.clear()
             try:
                 table = await self._changed()

@@ -29,6 +29,7 @@ from paceline.wire.signature import signer
 from paceline.wire.status import from_rpc_error
 from paceline.wire.target_tokenizer import fetch_tokenizer, tokenizer_json
 from paceline.wire.vocabulary.tokenizer_json import TokenizerVocabulary
+from paceline.wire.waiting import happens
 
 log = structlog.get_logger()
 
@@ -105,8 +106,5 @@ async def _target(
             if why != complaint:
                 log.warning("waiting for the verifier", why=why)
             complaint = why
-        try:
-            await asyncio.wait_for(stopping.wait(), LOOK_AGAIN_S)
-        except TimeoutError:
-            continue
+        await happens(stopping, LOOK_AGAIN_S)
     return None

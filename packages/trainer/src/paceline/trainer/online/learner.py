@@ -8,7 +8,6 @@ its samples on disk, and what is done at a start follows from what lies there.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -32,6 +31,7 @@ from paceline.trainer.online.window import Window
 from paceline.trainer.online.yielding import Stopped, Yielding, busyness
 from paceline.v1 import trainer_pb2, verifier_pb2, verifier_pb2_grpc
 from paceline.wire.errors import PacelineError
+from paceline.wire.waiting import happens
 
 log = structlog.get_logger()
 
@@ -97,8 +97,7 @@ class Learner:
                     log.warning("refitting waits", why=why)
                 except OSError as error:
                     log.error("refitting waits", why=storage_error(error).message)
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._stopping.wait(), self._settings.poll_s)
+                await happens(self._stopping, self._settings.poll_s)
         except Stopped:
             log.info("stopped in the middle of a refit; it goes on at the next start")
         finally:
