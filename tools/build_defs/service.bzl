@@ -4,7 +4,7 @@ load(":pytest.bzl", "pytest_tests")
 load(":python.bzl", "py_library")
 load(":wheel.bzl", "py_wheel")
 
-def service(name, large = []):
+def service(name, large = [], test_deps = []):
     """The targets of packages/<name>: <name>, wheel, tests, and python (its files, for lint).
 
     A service is nobody's library: other services can't depend on it, only tools and tests that start it.
@@ -12,6 +12,7 @@ def service(name, large = []):
     Args:
         name: of the service, and of its package.
         large: test files that take longer than a minute.
+        test_deps: libraries that only its tests need.
     """
     visibility = [
         "//packages/%s:__subpackages__" % name,
@@ -36,7 +37,7 @@ def service(name, large = []):
         srcs = native.glob(["tests/test_*.py"], allow_empty = True),
         support = native.glob(["tests/*.py"], exclude = ["tests/test_*.py"], allow_empty = True),
         large = large,
-        deps = [":" + name],
+        deps = [":" + name] + test_deps,
     )
     native.filegroup(
         name = "python",

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
 import socket
 import ssl
 import subprocess
 import sys
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -20,47 +18,14 @@ from announcing import announce
 from certificates import Authority
 from conftest import Deploy, FakeVerifier
 from http_doors import MESSAGES, chat_bytes, reply_of
+from router_process import START_S, Start, routers
 
 from paceline.router.http import door as door_module
 from paceline.router.settings import RouterSettings
 from paceline.v1 import router_pb2_grpc
 from paceline.wire.settings import StartupError
 
-START_S = 20.0
-FLAGS = ("--listen", "127.0.0.1:0", "--state", "memory:", "--http", "127.0.0.1:0")
-
-
-class Process:
-    def __init__(self, folder: Path, *flags: str) -> None:
-        self.ready_file = folder / "ready.json"
-        command = [
-            sys.executable,
-            "-m",
-            "paceline.router",
-            "serve",
-            *FLAGS,
-            "--ready-file",
-            str(self.ready_file),
-            *flags,
-        ]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-
-    async def ready(self) -> dict[str, str]:
-        deadline_s = time.monotonic() + START_S
-        while not self.ready_file.exists():
-            assert self.process.poll() is None, self.process.stderr and self.process.stderr.read()
-            assert time.monotonic() < deadline_s
-            await asyncio.sleep(0.02)
-        addresses: dict[str, str] = json.loads(self.ready_file.read_text())
-        return addresses
-
-    async def end(self) -> tuple[int, str]:
-        self.process.send_signal(signal.SIGTERM)
-        _, errors = await asyncio.to_thread(self.process.communicate, timeout=START_S)
-        return self.process.returncode, errors
-
-
-Start = Callable[..., Process]
+HTTP = ("--state", "memory:", "--http", "127.0.0.1:0")
 
 
 @pytest.fixture
@@ -70,14 +35,9 @@ async def stack() -> AsyncIterator[AsyncExitStack]:
 
 
 @pytest.fixture
-def start(tmp_path: Path, stack: AsyncExitStack) -> Start:
-    def begin(*flags: str) -> Process:
-        process = Process(tmp_path, *flags)
-        stack.callback(process.process.communicate)
-        stack.callback(process.process.kill)
-        return process
-
-    return begin
+def start(tmp_path: Path) -> Iterator[Start]:
+    with routers(tmp_path) as begin:
+        yield lambda *flags: begin(*HTTP, *flags)
 
 
 async def said(address: str, data: bytes, context: ssl.SSLContext | None = None) -> bytes:
@@ -153,7 +113,7 @@ async def test_a_certificate_that_is_none(deploy: Deploy, tmp_path: Path) -> Non
 def test_without_the_packages_it_says_which_are_missing() -> None:
     program = (
         "import sys; sys.modules['uvicorn'] = None\n"
-        f"sys.argv = ['paceline-router', 'serve', *{FLAGS!r}]\n"
+        f"sys.argv = ['paceline-router', 'serve', '--listen', '127.0.0.1:0', *{HTTP!r}]\n"
         "from paceline.router.__main__ import main; sys.exit(main())"
     )
     command = [sys.executable, "-c", program]

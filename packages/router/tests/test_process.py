@@ -11,7 +11,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -23,40 +23,11 @@ from conftest import FakeVerifier, answer, request_of
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from redis_server import RedisServer
+from router_process import START_S, Start, routers
 
 from paceline.router.policies.linucb import LinUcb
 from paceline.router.version import VERSION
 from paceline.v1 import router_pb2, router_pb2_grpc
-
-START_S = 20.0
-
-
-class Process:
-    """`python -m paceline.router`, with its channel once it is ready."""
-
-    def __init__(self, folder: Path, *flags: str) -> None:
-        self.ready_file = folder / "ready.json"
-        self.ready_file.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "paceline.router", "serve", "--listen", "127.0.0.1:0"]
-        command += ["--ready-file", str(self.ready_file), *flags]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-
-    async def ready(self) -> str:
-        deadline_s = time.monotonic() + START_S
-        while not self.ready_file.exists():
-            assert self.process.poll() is None, self.process.stderr and self.process.stderr.read()
-            assert time.monotonic() < deadline_s
-            await asyncio.sleep(0.02)
-        address: str = json.loads(self.ready_file.read_text())["address"]
-        return address
-
-    async def end(self, number: int) -> int:
-        self.process.send_signal(number)
-        await asyncio.to_thread(self.process.communicate, timeout=START_S)
-        return self.process.returncode
-
-
-Start = Callable[..., Process]
 
 
 @pytest.fixture
@@ -66,14 +37,9 @@ async def stack() -> AsyncIterator[AsyncExitStack]:
 
 
 @pytest.fixture
-def start(tmp_path: Path, stack: AsyncExitStack) -> Start:
-    def begin(*flags: str) -> Process:
-        process = Process(tmp_path, *flags)
-        stack.callback(process.process.communicate)
-        stack.callback(process.process.kill)
-        return process
-
-    return begin
+def start(tmp_path: Path) -> Iterator[Start]:
+    with routers(tmp_path) as begin:
+        yield begin
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -88,7 +54,7 @@ async def arms(stub: Any) -> dict[tuple[str, ...], tuple[float, float]]:
 
 async def test_it_says_that_it_serves_and_lists_its_services_and_ends_on_sigterm(start: Start) -> None:
     process = start("--state", "memory:")
-    async with grpc.aio.insecure_channel(await process.ready()) as channel:
+    async with grpc.aio.insecure_channel((await process.ready())["address"]) as channel:
         health = health_pb2_grpc.HealthStub(channel)
         for name in ("", "paceline.v1.Router", "paceline.v1.Registry"):
             response = await health.Check(health_pb2.HealthCheckRequest(service=name))
@@ -98,7 +64,7 @@ async def test_it_says_that_it_serves_and_lists_its_services_and_ends_on_sigterm
         listed = await reflection.ServerReflectionInfo(iter([request])).read()
         names = {service.name for service in listed.list_services_response.service}
         assert {"paceline.v1.Router", "paceline.v1.Registry"} <= names
-    assert await process.end(signal.SIGTERM) == 0
+    assert (await process.end(signal.SIGTERM))[0] == 0
 
 
 async def test_what_was_learnt_survives_kill_9_and_status_shows_it(
@@ -109,7 +75,7 @@ async def test_what_was_learnt_survives_kill_9_and_status_shows_it(
     state = f"sqlite:///{tmp_path}/router.db"
     flags = ("--state", state, "--segment-tokens", "4", "--lease-s", "60")
     process = start(*flags)
-    async with grpc.aio.insecure_channel(await process.ready()) as channel:
+    async with grpc.aio.insecure_channel((await process.ready())["address"]) as channel:
         stub = router_pb2_grpc.RouterStub(channel)
         await announce(router_pb2_grpc.RegistryStub(channel), verifier)
         for _ in range(3):
@@ -119,10 +85,10 @@ async def test_what_was_learnt_survives_kill_9_and_status_shows_it(
         assert learnt[()][0] > 0
         assert learnt["suffix",][1] > 1.0
         await stored(tmp_path / "router.db", sum(pulls for pulls, _ in learnt.values()))
-    assert await process.end(signal.SIGKILL) == -signal.SIGKILL
+    assert (await process.end(signal.SIGKILL))[0] == -signal.SIGKILL
 
     process = start(*flags)
-    address = await process.ready()
+    address = (await process.ready())["address"]
     async with grpc.aio.insecure_channel(address) as channel:
         await announce(router_pb2_grpc.RegistryStub(channel), verifier)
         relearnt = await arms(router_pb2_grpc.RouterStub(channel))
@@ -145,15 +111,15 @@ async def test_what_a_router_learnt_is_in_redis_for_the_next(
     stack.push_async_callback(verifier.kill)
     flags = ("--state", server.url, "--segment-tokens", "4", "--lease-s", "60")
     busy = start(*flags)
-    async with grpc.aio.insecure_channel(await busy.ready()) as channel:
+    async with grpc.aio.insecure_channel((await busy.ready())["address"]) as channel:
         await announce(router_pb2_grpc.RegistryStub(channel), verifier)
         stub = router_pb2_grpc.RouterStub(channel)
         ids = [token async for event in stub.Generate(request_of()) for token in event.tokens.ids]
         assert ids == answer(7, len(ids))
         learnt = await arms(stub)
-    assert await busy.end(signal.SIGTERM) == 0
+    assert (await busy.end(signal.SIGTERM))[0] == 0
     quiet = start(*flags)
-    async with grpc.aio.insecure_channel(await quiet.ready()) as channel:
+    async with grpc.aio.insecure_channel((await quiet.ready())["address"]) as channel:
         await announce(router_pb2_grpc.RegistryStub(channel), verifier)
         assert await arms(router_pb2_grpc.RouterStub(channel)) == {
             key: pytest.approx(value) for key, value in learnt.items()

@@ -94,3 +94,11 @@ def drawn(probabilities: Figures, random: np.random.Generator) -> int:
     """An index drawn with these probabilities, which add up to 1."""
     found = int(np.searchsorted(np.cumsum(probabilities), random.random(), side="right"))
     return min(found, len(probabilities) - 1)
+
+
+def drawn_by_gains(arms: Sequence[Arm], gains: Figures, mixing: float, random: np.random.Generator) -> Decision:
+    """An arm drawn with probability (1 - mixing) · softmax(gains) + mixing / arms."""
+    preference = np.exp(gains - gains.max())
+    probabilities = (1.0 - mixing) * preference / preference.sum() + mixing / len(preference)
+    index = drawn(probabilities, random)
+    return Decision(arms[index], float(probabilities[index]))

@@ -15,7 +15,7 @@ import numpy as np
 
 from paceline.router.arms import Arm
 from paceline.router.evidence import Observation, Shape
-from paceline.router.policies.base import PLAIN_REWARD, Decision, Figures, Situation, drawn
+from paceline.router.policies.base import PLAIN_REWARD, Decision, Figures, Situation, drawn_by_gains
 
 
 class Exp3:
@@ -43,10 +43,7 @@ class Exp3:
 
     def choose(self, situation: Situation, random: np.random.Generator) -> Decision:
         gains = self._rate * situation.sums[:, 2]
-        preference = np.exp(gains - gains.max())
-        probabilities = (1.0 - self._mixing) * preference / preference.sum() + self._mixing / len(preference)
-        index = drawn(probabilities, random)
-        return Decision(situation.arms[index], float(probabilities[index]))
+        return drawn_by_gains(situation.arms, gains, self._mixing, random)
 
     def bonuses(self, situation: Situation) -> Figures:
         return np.zeros(len(situation.arms))

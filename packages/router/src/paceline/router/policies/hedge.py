@@ -17,7 +17,7 @@ import numpy as np
 
 from paceline.router.arms import Arm
 from paceline.router.evidence import Observation, Shape
-from paceline.router.policies.base import Decision, Figures, Situation, drawn
+from paceline.router.policies.base import Decision, Figures, Situation, drawn_by_gains
 
 
 class Hedge:
@@ -47,10 +47,7 @@ class Hedge:
 
     def choose(self, situation: Situation, random: np.random.Generator) -> Decision:
         gains = self._rate * situation.weights.max() * situation.means
-        preference = np.exp(gains - gains.max())
-        probabilities = (1.0 - self._mixing) * preference / preference.sum() + self._mixing / len(preference)
-        index = drawn(probabilities, random)
-        return Decision(situation.arms[index], float(probabilities[index]))
+        return drawn_by_gains(situation.arms, gains, self._mixing, random)
 
     def bonuses(self, situation: Situation) -> Figures:
         return np.zeros(len(situation.arms))
