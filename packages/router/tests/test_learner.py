@@ -23,9 +23,10 @@ EXACT = Shape("ucb", 2, 1.0)
 
 
 class BrokenStore(MemoryStore):
-    """Fails while `broken`; while `deaf` it adds batches and fails then, so that their answers are lost."""
+    """Fails while `broken`, and `fails_next` times; while `deaf` it adds batches and fails then, so that answers are lost."""
 
     broken = False
+    fails_next = 0
     deaf = False
     num_failures = 0
 
@@ -34,7 +35,8 @@ class BrokenStore(MemoryStore):
         return await super().open(shape, known)
 
     async def apply(self, batch: Batch) -> Knowledge:
-        self._check(self.broken)
+        self.fails_next -= 1
+        self._check(self.broken or self.fails_next >= 0)
         known = await super().apply(batch)
         self._check(self.deaf)
         return known
@@ -51,6 +53,27 @@ def exact(store: MemoryStore | SqliteStore, **fields: float) -> Learner:
 
 def pulls(learner: Learner) -> float:
     return learner.report("m", [A])[0].pulls
+
+
+async def test_what_was_learnt_last_is_stored_though_the_connection_turns_out_to_be_broken() -> None:
+    store = BrokenStore()
+    learner = exact(store)
+    await learner.start()
+    store.fails_next = 1
+    learner.learn(Observation("m", A, 1.5))
+    await learner.close()
+    assert store.num_failures == 1
+    assert (await store.open(EXACT, {}))["m"].segments == 1
+
+
+async def test_a_store_that_stays_broken_holds_up_no_end() -> None:
+    store = BrokenStore()
+    learner = exact(store)
+    await learner.start()
+    store.broken = True
+    learner.learn(Observation("m", A, 1.5))
+    await learner.close()
+    assert 1 <= store.num_failures <= 3
 
 
 async def test_learning_goes_on_while_the_store_is_away_and_arrives_there_when_it_is_back() -> None:

@@ -166,11 +166,13 @@ class Learner:
     async def _write(self) -> None:
         while True:
             while self._fresh or self._sent.learnt:
-                last = self._closing.is_set()
-                if not await self._told():
-                    if last:
-                        return
-                    await self._pause()
+                closing = self._closing.is_set()
+                if await self._told():
+                    continue
+                # That a connection is broken shows when it is used; the store may be there all the same.
+                if closing and not await self._told():
+                    return
+                await self._pause()
             if self._closing.is_set():
                 return
             await happens(self._wake, self._refresh_s)
@@ -179,7 +181,7 @@ class Learner:
             self._wake.clear()
 
     async def _pause(self) -> None:
-        """Before the store is tried again; cut short by closing, which means one last try."""
+        """Before the store is tried again; cut short by closing, which means two last tries."""
         await happens(self._closing, self._retry_s)
 
     async def _told(self) -> bool:
