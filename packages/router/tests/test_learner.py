@@ -23,7 +23,7 @@ EXACT = Shape("ucb", 2, 1.0)
 
 
 class BrokenStore(MemoryStore):
-    """Fails while `broken`, and `fails_next` times; while `deaf` it adds batches and fails then, so that answers are lost."""
+    """Fails while `broken`, and `fails_next` times; while `deaf` it adds batches and fails then: answers are lost."""
 
     broken = False
     fails_next = 0
