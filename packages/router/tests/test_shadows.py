@@ -39,10 +39,10 @@ def learnt(deployment: Deployment, *arms: Arm) -> dict[Arm, tuple[float, float]]
 async def test_hedge_learns_of_drafters_that_were_never_engaged(deploy: Deploy) -> None:
     deployment = await deploy(policy="hedge", segment_tokens=24)
     drafters = {**DRAFTERS, "f-2": "fast"}
-    shadows = (score("f-1", 3.0), score("s-1", 2.0), score("f-2", 1.0), score("f-1", 2.0))
+    shadows = (score("f-1", 4.0), score("s-1", 2.0), score("f-2", 4.0 / 3.0), score("f-1", 2.0))
     verifier = await deployment.verifier("v", drafters=drafters, shadows=shadows)
     await told(deployment)
-    # One segment under one arm, and whichever that was: with drafters it earns 2, as the estimates are on average.
+    # One segment under one arm, and whichever that was: with drafters it is twice as fast, as the estimates are over time.
     assert (len(verifier.requests), len(verifier.engaged)) == (1, 0)
     assert learnt(deployment, FAST, SLOW) == {FAST: (1.0, pytest.approx(2.0)), SLOW: (1.0, pytest.approx(2.0))}
 

@@ -222,10 +222,11 @@ def test_a_stretch_that_does_not_complete_fills_the_cache_and_commits_nothing(fa
 def test_a_row_of_a_packed_linear_layer_has_the_same_bits_among_any_number_of_rows(inner, outer, dtype):
     torch.manual_seed(0)
     packed = PackedLinear(torch.nn.Linear(inner, outer, dtype=dtype))
-    rows = torch.randn(40, inner, dtype=dtype)
+    rows = torch.randn(100, inner, dtype=dtype)
     pairs = torch.stack([packed(torch.stack([row, rows[0]]))[0] for row in rows])
-    for count in range(MIN_ROWS, 41):
+    for count in (*range(MIN_ROWS, 41), 63, 64, 65, 97, 100):
         assert torch.equal(packed(rows[:count]), pairs[:count]), count
+        assert torch.equal(packed(rows[None, :count]), pairs[None, :count]), count
 
 
 def test_no_layer_ever_sees_fewer_rows_than_it_needs(family):
