@@ -42,7 +42,7 @@ async def test_hedge_learns_of_drafters_that_were_never_engaged(deploy: Deploy) 
     shadows = (score("f-1", 4.0), score("s-1", 2.0), score("f-2", 4.0 / 3.0), score("f-1", 2.0))
     verifier = await deployment.verifier("v", drafters=drafters, shadows=shadows)
     await told(deployment)
-    # One segment under one arm, and whichever that was: with drafters it is twice as fast, as the estimates are over time.
+    # One segment under one arm, and whichever that was: drafters make it twice as fast, as estimates do over time.
     assert (len(verifier.requests), len(verifier.engaged)) == (1, 0)
     assert learnt(deployment, FAST, SLOW) == {FAST: (1.0, pytest.approx(2.0)), SLOW: (1.0, pytest.approx(2.0))}
 
