@@ -94,9 +94,7 @@ class Answer:
     outcomes: list[generation_pb2.Outcome] = field(default_factory=list)
     log_probs: list[generation_pb2.TokenLogProbs] = field(default_factory=list)
     pieces: list[bytes] = field(default_factory=list)
-    steps: list[tuple[generation_pb2.Step, generation_pb2.Tokens]] = field(
-        default_factory=list
-    )  # with what they brought
+    steps: list[tuple[generation_pb2.Step, generation_pb2.Tokens]] = field(default_factory=list)
     _step: generation_pb2.Step | None = None
 
     def take(self, event: generation_pb2.GenerateEvent) -> None:
