@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(os.environ["RUNFILES_DIR"]) / "paceline"
-SERVICES = ("drafter", "router", "trainer", "verifier")
+SERVICES = ("cli", "drafter", "router", "trainer", "verifier")
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 FORBIDDEN_CALLS = {"eval", "exec", "torch.load", "os.system"}
 EMPTY_NAMES = {"utils", "util", "helpers", "common", "misc"}

@@ -1,0 +1,25 @@
+"""Where people read: what was asked for goes to `console`, what went wrong to `errors`. Both respect NO_COLOR."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TextIO
+
+from rich.console import Console
+
+PIPED_WIDTH = 160  # a table that is read by grep must not be folded to a terminal's 80 columns
+
+
+def width_for(stream: TextIO) -> int | None:
+    """None leaves it to the terminal, or to COLUMNS."""
+    return None if stream.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH
+
+
+console = Console(width=width_for(sys.stdout))
+errors = Console(stderr=True, width=width_for(sys.stderr))
+
+
+def complain(who: str, what: str) -> None:
+    """One line about what went wrong."""
+    errors.print(f"{who}: {what}", style="red", markup=False, highlight=False, soft_wrap=True)
