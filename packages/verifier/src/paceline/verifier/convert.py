@@ -7,11 +7,12 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from paceline.v1 import drafting_pb2, generation_pb2, types_pb2
+from paceline.v1 import drafting_pb2, generation_pb2, router_pb2, types_pb2
 from paceline.verifier import session as domain
 from paceline.verifier.request import Request, Speculation
 from paceline.verifier.sampling import Sampling
 from paceline.verifier.shadow_book import ShadowScore
+from paceline.verifier.work import Work
 from paceline.wire.errors import PacelineError, Reason, out_of_range
 
 MAX_NAME = 200
@@ -350,5 +351,23 @@ def outcome_to_proto(outcome: domain.Outcome, names: dict[str, str], prompt_toke
                 refused=credit.refused,
             )
             for source, credit in outcome.credits.items()
+        ],
+    )
+
+
+def work_to_proto(work: Work, clock_s: float, running: int, queued: int) -> router_pb2.VerifierWork:
+    """What the verifier has done, `clock_s` after it started, and how many sessions it has now."""
+    return router_pb2.VerifierWork(
+        clock_s=clock_s,
+        prompt_tokens=work.prompt_tokens,
+        generated_tokens=work.generated_tokens,
+        session_steps=work.session_steps,
+        draft_tokens=work.candidates.proposed,
+        accepted_tokens=work.candidates.accepted,
+        running=running,
+        queued=queued,
+        drafters=[
+            router_pb2.DrafterWork(name=name, draft_tokens=tally.proposed, accepted_tokens=tally.accepted)
+            for name, tally in work.drafters.items()
         ],
     )
