@@ -1,8 +1,8 @@
 """`paceline chat`, from a checkout: ./bazelw run //:chat."""
 
-import typer
+import sys
 
-from paceline.cli.chat import main
+from paceline.cli.__main__ import main
 
 if __name__ == "__main__":
-    typer.run(main)
+    main(["chat", *sys.argv[1:]])

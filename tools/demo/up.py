@@ -1,8 +1,8 @@
 """`paceline up`, from a checkout: ./bazelw run //:up."""
 
-import typer
+import sys
 
-from paceline.cli.up import main
+from paceline.cli.__main__ import main
 
 if __name__ == "__main__":
-    typer.run(main)
+    main(["up", *sys.argv[1:]])
