@@ -6,9 +6,12 @@ import json
 import math
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 PIPED_WIDTH = 160  # a table that is read by grep must not be folded to a terminal's 80 columns
 
@@ -25,6 +28,15 @@ errors = Console(stderr=True, width=width_for(sys.stderr))
 def complain(who: str, what: str) -> None:
     """One line about what went wrong."""
     errors.print(f"{who}: {what}", style="red", markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def waiting(words: str) -> Iterator[Callable[[str], None]]:
+    """A spinner while something takes its time, if there is somebody to see it; the value changes its words."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
+        task = progress.add_task(words, total=None)
+        yield lambda words: progress.update(task, description=words)
 
 
 def print_json(value: Any) -> None:

@@ -13,11 +13,10 @@ from typing import Annotated
 
 import typer
 from pydantic import Field
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from paceline.cli.addresses import why_not_free
 from paceline.cli.command import CommandError, UsageError, command
-from paceline.cli.console import complain, console
+from paceline.cli.console import complain, console, waiting
 from paceline.cli.drafters import Drafter, WithHead, drafters_for
 from paceline.cli.installed import WHEELS, missing_wheels
 from paceline.cli.settings import DEFAULT_ROUTER
@@ -128,16 +127,14 @@ class _Stopped(Exception):
 
 def start(stack: Stack, plan: Plan, stopped: threading.Event) -> None:
     """Starts router, verifier, trainer and drafters; returns when they serve, or when it was told to stop."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("starting the router", total=None)
+    with waiting("starting the router") as tell:
 
         def tick() -> None:
             if stopped.is_set():
                 raise _Stopped
 
         try:
-            _start(stack, plan, tick, lambda words: progress.update(task, description=words))
+            _start(stack, plan, tick, tell)
         except _Stopped:
             console.print("stopping")
 

@@ -6,12 +6,11 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.progress import Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
 from paceline.cli.command import AsJson, UsageError, command
-from paceline.cli.console import console, print_json
+from paceline.cli.console import console, print_json, waiting
 from paceline.cli.doctor.checks import CHECKS, examine
 from paceline.cli.doctor.finding import Finding, Level
 from paceline.cli.doctor.settings import DoctorSettings
@@ -35,10 +34,9 @@ def doctor(
         if name not in CHECKS:
             raise UsageError(f"--only {name}: must be one of {', '.join(CHECKS)}")
     found: list[tuple[str, Finding]] = []
-    with Progress(SpinnerColumn(), TextColumn("{task.description}"), console=console, transient=True) as progress:
-        task = progress.add_task("", total=None)
+    with waiting("") as tell:
         for name in names:
-            progress.update(task, description=name)
+            tell(name)
             found += [(name, finding) for finding in examine(name, settings)]
     failed = any(finding.level is Level.FAIL for _, finding in found)
     if as_json:

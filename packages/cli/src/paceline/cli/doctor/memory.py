@@ -9,7 +9,7 @@ from pathlib import Path
 from paceline.cli.doctor.finding import Finding, fail, ok, warn
 from paceline.cli.doctor.settings import DoctorSettings
 
-GIB = 1 << 30
+GIB, MIB = 1 << 30, 1 << 20
 LEAST, COMFORTABLE = GIB // 2, 2 * GIB  # router, trainer and drafters take some 100 MB each
 _LIMITS = (
     (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
@@ -62,12 +62,17 @@ def _limit() -> Memory | None:
     return None
 
 
+def shown(count: int) -> str:
+    """Bytes for people."""
+    return f"{count / GIB:.1f} GiB" if count >= GIB // 2 else f"{count / MIB:.0f} MiB"
+
+
 def judge(memory: Memory | None) -> Finding:
     if memory is None:
         return warn("this system doesn't tell how much memory is free", "see that the model fits twice over")
-    shown = f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB free"
+    free = f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB free"
     if memory.available < LEAST:
-        return fail(shown, "end other programs: the services alone take half a GiB, without the model")
+        return fail(free, "end other programs: the services alone take half a GiB, without the model")
     if memory.available < COMFORTABLE:
-        return warn(shown, "enough for small models; end other programs, or take a machine with more")
-    return ok(shown)
+        return warn(free, "enough for small models; end other programs, or take a machine with more")
+    return ok(free)

@@ -18,7 +18,6 @@ TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model",
 BYTES_PER_PARAMETER = 2  # bfloat16, the default
 SPARE = 1.25  # of the weights, for loading; the cache takes what is left
 MAX_JSON = 64 << 20
-GIB = 1 << 30
 
 
 class Absent(Exception):
@@ -142,15 +141,15 @@ def judge(name: str, troubles: list[str], num_parameters: int, free: memory.Memo
             f"{name} can't be loaded: {'; '.join(troubles)}", "copy or download it anew, or choose another --model"
         )
     needed = int(num_parameters * BYTES_PER_PARAMETER * SPARE)
-    shown = f"{name}: {num_parameters / 1e6:.0f} million parameters, {needed / GIB:.1f} GiB in bfloat16"
+    shown = f"{name}: {num_parameters / 1e6:.1f} million parameters, {memory.shown(needed)} in bfloat16"
     if not num_parameters:
         return warn(f"{name} is there, in a format that isn't looked into", "see that it fits into memory")
     if free is not None and needed > free.total:
         return fail(
-            f"{shown}, and this machine has {free.total / GIB:.1f}", "choose a smaller model, or a larger machine"
+            f"{shown}, and this machine has {memory.shown(free.total)}", "choose a smaller model, or a larger machine"
         )
     if free is not None and needed > free.available:
         return warn(
-            f"{shown}, and {free.available / GIB:.1f} are free", "end other programs, or choose a smaller model"
+            f"{shown}, and {memory.shown(free.available)} are free", "end other programs, or choose a smaller model"
         )
     return ok(shown)
