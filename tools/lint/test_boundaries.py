@@ -73,6 +73,7 @@ def test_every_file_has_a_name_that_says_something() -> None:
 @pytest.mark.parametrize(
     ("package", "core"),
     [
+        ("cli", ["colouring", "deployment", "rates"]),
         (
             "verifier",
             [

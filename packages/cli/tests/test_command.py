@@ -101,6 +101,16 @@ def test_the_measuring_is_a_checkouts() -> None:
     assert "//:paceline -- bench" in done.stderr
 
 
+def test_a_shell_completes_drafters_and_checks() -> None:
+    router = FakeRouter()
+    asked = {"_PACELINE_COMPLETE": "complete_bash", "COMP_WORDS": "paceline generate --drafter s", "COMP_CWORD": "3"}
+    with serving(router):
+        assert run(env={**asked, "PACELINE_ROUTER": router.address}).stdout.split() == ["suffix"]
+    assert run(env={**asked, "PACELINE_ROUTER": router.address}).stdout.split() == []
+    checks = {**asked, "COMP_WORDS": "paceline doctor --only ", "COMP_CWORD": "3"}
+    assert "clock" in run(env=checks).stdout.split()
+
+
 def test_refusals_come_with_advice() -> None:
     router = FakeRouter(refusal=PacelineError(Reason.NO_VERIFIER, "no verifier is there"))
     with serving(router):

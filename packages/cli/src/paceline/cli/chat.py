@@ -25,6 +25,7 @@ def chat(
     temperature: Annotated[float, typer.Option(min=0.0, max=100.0, help="0 is greedy.")] = 0.0,
     speculation: Annotated[bool, typer.Option(help="Whether drafters may help. The text is the same.")] = True,
     sources: Annotated[bool, typer.Option(help="Colour each token by the drafter that proposed it.")] = True,
+    model: Annotated[str, typer.Option(help="The model to ask, if the router has several.")] = "",
     system: Annotated[str, typer.Option(help="A system message to begin with.")] = "",
 ) -> None:
     """Talk to the model: type a message and watch the answer stream.
@@ -45,6 +46,7 @@ def chat(
             seed=len(history),
             speculation=speculation,
             pieces=palette is not None,
+            model=model,
         )
         try:
             answer = asyncio.run(_answer(settings, request, palette))

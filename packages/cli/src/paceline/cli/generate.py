@@ -14,6 +14,7 @@ from google.protobuf.json_format import MessageToDict
 from paceline.cli.asking import router_stub
 from paceline.cli.colouring import Palette
 from paceline.cli.command import AsJson, CommandError, UsageError, command
+from paceline.cli.completion import drafter_names
 from paceline.cli.console import console, print_json
 from paceline.cli.measure import Answer, Part, ask, request_for
 from paceline.cli.settings import RouterSettings
@@ -34,6 +35,7 @@ class Asked:
     seed: int | None
     speculation: bool
     drafters: tuple[str, ...]
+    model: str
     timeout_s: float | None
 
     def request(
@@ -47,6 +49,7 @@ class Asked:
             speculation=self.speculation and not plain,
             drafters=() if plain else self.drafters,
             pieces=pieces,
+            model=self.model,
         )
         if self.raw:
             request.text = self.prompt
@@ -85,8 +88,10 @@ def generate(
     ] = None,
     speculation: Annotated[bool, typer.Option(help="Whether drafters may help. The text is the same.")] = True,
     drafter: Annotated[
-        list[str] | None, typer.Option(help="Only this drafter, by name or id; may be repeated.")
+        list[str] | None,
+        typer.Option(help="Only this drafter, by name or id; may be repeated.", autocompletion=drafter_names),
     ] = None,
+    model: Annotated[str, typer.Option(help="The model to ask, if the router has several.")] = "",
     compare: Annotated[
         bool, typer.Option("--compare", help="Ask again without speculation; says whether the answers are identical.")
     ] = False,
@@ -103,7 +108,9 @@ def generate(
     """
     if compare and not speculation:
         raise UsageError("--compare is of answers with and without speculation; leave --no-speculation out")
-    asked = Asked(_prompt(prompt, file), raw, max_tokens, temperature, seed, speculation, tuple(drafter or ()), timeout)
+    asked = Asked(
+        _prompt(prompt, file), raw, max_tokens, temperature, seed, speculation, tuple(drafter or ()), model, timeout
+    )
     found = asyncio.run(_ask(settings, asked, compare, sources, shown=not as_json))
     if as_json:
         print_json(to_json(found))

@@ -64,8 +64,9 @@ def request_for(
     speculation: bool = True,
     drafters: tuple[str, ...] = (),
     pieces: bool = False,
+    model: str = "",
 ) -> generation_pb2.GenerateRequest:
-    """A chat request; messages are (role, content). pieces: whether to tell each token's bytes."""
+    """A chat request; messages are (role, content). pieces: whether to tell each token's bytes. model: "" for any."""
     return generation_pb2.GenerateRequest(
         messages=types_pb2.ChatMessages(
             messages=[types_pb2.ChatMessage(role=role, content=content) for role, content in messages]
@@ -74,6 +75,7 @@ def request_for(
         limits=types_pb2.Limits(max_tokens=max_tokens),
         speculation=types_pb2.Speculation(off=not speculation, drafters=drafters),
         log_probs=generation_pb2.LogProbsRequest(top=0) if pieces else None,
+        model=model,
     )
 
 

@@ -21,7 +21,10 @@ STYLES = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
 @command
 def doctor(
     settings: DoctorSettings,
-    only: Annotated[list[str] | None, typer.Option(help="Only this check, by its name; may be repeated.")] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this check, by its name; may be repeated.", autocompletion=lambda: list(CHECKS)),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Look at this machine and at the deployment, and say what is wrong and what to do about it.
