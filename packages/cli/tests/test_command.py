@@ -69,6 +69,9 @@ def test_nobody_there_is_one_line(name: str) -> None:
         ("status", "--max-message-bytes", "3"),
         ("status", "--config", "/no/such/file.yaml"),
         ("status", "--no-such-option"),
+        ("status", "--router", "host:1\nhost:2"),
+        ("status", "--router", "host"),
+        ("revisions", "--trainer", "none"),
         ("nothing",),
         ("generate", ""),
         ("generate", "a", "--file", "b"),
@@ -93,6 +96,15 @@ def test_a_router_of_another_protocol_is_said() -> None:
         done = run("status", "--router", router.address)
     assert done.exit_code == 1
     assert "speaks protocol 9." in done.stderr
+
+
+def test_the_measuring_gets_its_options_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = "def main(limit: int = 1, json: str = ''):\n    print(limit, json)\n    raise SystemExit(limit)\n"
+    (tmp_path / "bench_suite.py").write_text(suite)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    done = run("bench", "--limit", "3", "--json", "out")
+    assert (done.stdout, done.exit_code) == ("3 out\n", 3)
+    assert "--limit" in run("bench", "--help").output
 
 
 def test_the_measuring_is_a_checkouts() -> None:

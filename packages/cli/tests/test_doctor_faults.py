@@ -135,7 +135,11 @@ def test_a_model_that_is_not_there(tmp_path: Path) -> None:
 def test_no_redis() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    expect("fail", f"127.0.0.1:{port} does not answer", "redis", "--redis", f"redis://:secret@127.0.0.1:{port}/0")
+    url = f"redis://:secret@127.0.0.1:{port}/0"
+    expect("fail", f"127.0.0.1:{port} does not answer", "redis", "--redis", url)
+    expect("fail", f"127.0.0.1:{port} does not answer", "redis", env={"PACELINE_STATE": url})
+    expect("fail", "is no URL of Redis", "redis", "--redis", f"127.0.0.1:{port}")
+    expect("ok", "SQLite", "redis", env={"PACELINE_STATE": "sqlite:////x"})
 
 
 @contextmanager

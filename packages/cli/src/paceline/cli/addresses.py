@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import errno
+import re
 import socket
 from contextlib import closing
+
+_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
 
 
 def split_address(address: str) -> tuple[str, int]:
     """Host without brackets, and port. Raises ValueError: it is no host:port."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
+    match = _ADDRESS.fullmatch(address)
+    if match is None or int(match[2]) > 65535:
         raise ValueError(f"{address!r} is not host:port with a port up to 65535")
-    return host.removeprefix("[").removesuffix("]"), int(port)
+    return match[1].removeprefix("[").removesuffix("]"), int(match[2])
 
 
 def why_not_free(address: str) -> str:

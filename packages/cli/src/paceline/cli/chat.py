@@ -54,7 +54,8 @@ def chat(
             console.print("\n(stopped; what was said is forgotten)", style="dim")
             continue
         except CommandError as error:
-            complain("\npaceline chat", str(error))
+            console.print()
+            complain("paceline chat", str(error))
             continue
         history += [("user", question), ("assistant", answer.text)]
         _conclude(answer, palette)

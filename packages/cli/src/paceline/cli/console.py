@@ -26,8 +26,8 @@ errors = Console(stderr=True, width=width_for(sys.stderr))
 
 
 def complain(who: str, what: str) -> None:
-    """One line about what went wrong."""
-    errors.print(f"{who}: {what}", style="red", markup=False, highlight=False, soft_wrap=True)
+    """One line about what went wrong, whatever others said of it."""
+    errors.print(f"{who}: {' '.join(what.split())}", style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -73,16 +74,16 @@ def _the_one(found: list[trainer_pb2.Revision], beginning: str) -> trainer_pb2.R
     return matching[0]
 
 
-def _table(found: list[trainer_pb2.Revision], line: str) -> Table | Text:
+def _table(found: list[trainer_pb2.Revision], line: str) -> RenderableType:
     columns: list[Column[trainer_pb2.Revision]] = [
         Column("revision", lambda one: one.revision_id[:SHORT]),
         Column("line", lambda one: one.manifest.drafter),
         Column("parent", lambda one: one.manifest.parent[:SHORT] or NOTHING),
         Column("published", lambda one: _date(one.published_unix_s)),
-        Column("target", lambda one: one.manifest.model),
-        Column("format", lambda one: one.manifest.format),
-        Column("MB", lambda one: f"{_size(one) / 1e6:.1f}", right=True),
-        Column("metrics", lambda one: _metrics(one) or NOTHING),
+        Column("target", lambda one: one.manifest.model, rank=2),
+        Column("format", lambda one: one.manifest.format, rank=4),
+        Column("MB", lambda one: f"{_size(one) / 1e6:.1f}", right=True, rank=3),
+        Column("metrics", lambda one: _metrics(one) or NOTHING, rank=1),
         Column("state", _state),
     ]
     return table_of("Revisions", columns, found, f"none{' of the line ' + line if line else ''} yet")

@@ -6,6 +6,9 @@ docstring is the option's help. See `paceline.wire.settings`.
 
 from __future__ import annotations
 
+from pydantic import field_validator
+
+from paceline.cli.addresses import split_address
 from paceline.wire.settings import ClientSettings
 
 DEFAULT_ROUTER = "127.0.0.1:7700"
@@ -16,6 +19,13 @@ class RouterSettings(ClientSettings):
 
     router: str = DEFAULT_ROUTER
     """host:port of the router; of several, separated by commas, the first is asked."""
+
+    @field_validator("router")
+    @classmethod
+    def _addresses(cls, value: str) -> str:
+        for address in value.split(","):
+            split_address(address.strip())
+        return value
 
     @property
     def address(self) -> str:
@@ -28,3 +38,10 @@ class TrainerSettings(RouterSettings):
 
     trainer: str = ""
     """host:port of the trainer; empty asks the router who is there."""
+
+    @field_validator("trainer")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        if value:
+            split_address(value)
+        return value

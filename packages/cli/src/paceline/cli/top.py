@@ -11,7 +11,6 @@ from typing import Annotated, Any
 import typer
 from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from paceline.cli.asking import get_status, router_stub
@@ -125,7 +124,7 @@ def render(look: Look) -> RenderableType:
     return Group(*parts)
 
 
-def _metrics_table(look: Look) -> Table | Text:
+def _metrics_table(look: Look) -> RenderableType:
     def mean_ms(name: str, scrape: Scrape) -> str:
         mean = mean_between(f"paceline:{name}", look.before.get(scrape.address, {}), scrape.values)
         return number(None if mean is None else mean * 1e3, 1)

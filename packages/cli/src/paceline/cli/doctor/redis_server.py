@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -26,19 +27,20 @@ class Server:
 
 
 def check(settings: DoctorSettings) -> list[Finding]:
-    if not settings.redis:
+    url = settings.redis or _of_router()
+    if not url:
         return [ok("none named (--redis); what is learned is kept in SQLite")]
     try:
         import redis
     except ImportError:
         return [warn("not looked at: the Python package redis isn't installed here", "pip install paceline-router")]
-    if urlsplit(settings.redis).scheme not in ("redis", "rediss"):
+    if urlsplit(url).scheme not in ("redis", "rediss"):
         return [
             fail("--redis is no URL of Redis", "it is redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE], or rediss://")
         ]
     try:
-        where = f"{urlsplit(settings.redis).hostname}:{urlsplit(settings.redis).port or 6379}"
-        return judge(where, _ask(redis, settings.redis))
+        where = f"{urlsplit(url).hostname}:{urlsplit(url).port or 6379}"
+        return judge(where, _ask(redis, url))
     except redis.exceptions.AuthenticationError:
         return [fail(f"{where} refuses the password", "put the right one into the URL")]
     except (redis.exceptions.RedisError, OSError) as error:
@@ -46,6 +48,12 @@ def check(settings: DoctorSettings) -> list[Finding]:
         return [fail(f"{where} does not answer: {why}", _OTHER)]
     except ValueError as error:
         return [fail(f"--redis is no URL of Redis: {error}", "it is redis://HOST:PORT/DATABASE")]
+
+
+def _of_router() -> str:
+    """The router's own setting, where this runs with its environment."""
+    state = os.environ.get("PACELINE_STATE", "")
+    return state if urlsplit(state).scheme in ("redis", "rediss") else ""
 
 
 def _ask(redis: Any, url: str) -> Server:
