@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,7 @@ def test_the_measuring_gets_its_options_as_they_are(tmp_path: Path, monkeypatch:
     done = run("bench", "--limit", "3", "--json", "out")
     assert (done.stdout, done.exit_code) == ("3 out\n", 3)
     assert "--limit" in run("bench", "--help").output
+    del sys.modules["bench_suite"]
 
 
 def test_the_measuring_is_a_checkouts() -> None:
