@@ -242,7 +242,7 @@ def test_certificates_that_hold_end_soon_or_are_no_pair(tmp_path: Path) -> None:
     ours, theirs = authority.pair("ours"), authority.pair("theirs")
     ours.key.chmod(0o600)
     pair = ("--tls-cert", str(ours.certificate), "--tls-key", str(ours.key))
-    expect("warn", "expires in 0.0 days", "certificates", *pair, "--tls-ca", str(authority.certificate))
+    expect("warn", "expires in 1 hours", "certificates", *pair, "--tls-ca", str(authority.certificate))
     ours.key.chmod(0o644)
     expect("fail", "private key", "certificates", *pair)
     wrong = ("--tls-cert", str(ours.certificate), "--tls-key", str(theirs.key))

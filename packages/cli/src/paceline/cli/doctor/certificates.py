@@ -105,7 +105,10 @@ def judge(certificate: Certificate, now_s: float) -> Finding:
             f"{shown}: it expired {-days:.0f} days ago", "get a new one, and start the services that use it again"
         )
     if certificate.expires_s - now_s < SOON_S:
-        return warn(f"{shown}: it expires in {days:.1f} days", "get a new one in time")
+        return warn(
+            f"{shown}: it expires in {24 * days:.0f} hours" if days < 2 else f"{shown}: it expires in {days:.0f} days",
+            "get a new one in time",
+        )
     return ok(f"{shown}: it holds for {days:.0f} days")
 
 

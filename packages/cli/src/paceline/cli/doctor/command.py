@@ -30,7 +30,7 @@ def doctor(
     """Look at this machine and at the deployment, and say what is wrong and what to do about it.
 
     Looks at Python, wheels, processor, memory, GPU, compiler, model, state folder, ports, router and verifiers, Redis,
-    tokens, certificates and clock, and changes nothing. Exit code 1: something will not work; warnings are no failure.
+    tokens, certificates and clock, and changes nothing. Exit code 1: something is to be mended; warnings are no failure.
     """
     names = only or list(CHECKS)
     for name in names:
@@ -63,7 +63,7 @@ def _print(found: list[tuple[str, Finding]]) -> None:
         before = name
     console.print(table)
     counts = {level: sum(finding.level is level for _, finding in found) for level in Level}
-    told = [f"{counts[Level.FAIL]} will not work" if counts[Level.FAIL] else "", _warnings(counts[Level.WARN])]
+    told = [f"{counts[Level.FAIL]} to mend" if counts[Level.FAIL] else "", _warnings(counts[Level.WARN])]
     console.print()
     console.print("; ".join(filter(None, told)) or "Everything is fine.", highlight=False)
 
