@@ -1,8 +1,8 @@
 """Settings of a service: flags, PACELINE_… environment variables, files of secrets, a YAML file; one name each.
 
 Each service derives its settings from `ServiceSettings`; its `__main__` hands a table of commands to `run_commands`.
-`--max-sessions 4`, `PACELINE_MAX_SESSIONS=4` and `max_sessions: 4` are the same setting. A secret is best a file: in the
-folder that PACELINE_SECRETS_DIR names, or systemd's CREDENTIALS_DIRECTORY, `paceline_token` holds what --token would.
+`--max-sessions 4`, `PACELINE_MAX_SESSIONS=4` and `max_sessions: 4` are the same setting. A secret is best a file: in
+the folder that PACELINE_SECRETS_DIR names, or systemd's CREDENTIALS_DIRECTORY, `paceline_token` has what --token would.
 """
 
 from __future__ import annotations
