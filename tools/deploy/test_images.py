@@ -6,6 +6,7 @@ No engine builds an image here; tools/e2e/test_image_commands.py runs what an im
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import tomllib
 from pathlib import Path
@@ -20,6 +21,7 @@ from paceline.trainer.version import VERSION as TRAINER
 from paceline.verifier.version import VERSION as VERIFIER
 
 ROOT = Path(os.environ["RUNFILES_DIR"]) / "paceline"
+IMAGE = re.compile(r"\bpaceline-(\w+):(\d+\.\d+\.\d+)")
 VERSIONS = {"drafter": DRAFTER, "router": ROUTER, "trainer": TRAINER, "verifier": VERIFIER}
 
 
@@ -82,6 +84,12 @@ def test_what_is_written_goes_to_volumes(image: Dockerfile) -> None:
 def test_its_version_is_the_packages(service: str, image: Dockerfile) -> None:
     assert image.labels["org.opencontainers.image.version"] == VERSIONS[service]
     assert f"-t paceline-{service}:{VERSIONS[service]} " in image.path.read_text()
+
+
+def test_whoever_names_an_image_means_this_version() -> None:
+    paths = [*(ROOT / "tools/deploy").rglob("*.yaml"), ROOT / "docs/deploying.md"]
+    named = {found.groups() for path in paths for found in IMAGE.finditer(path.read_text())}
+    assert named == set(VERSIONS.items())
 
 
 def test_every_stage_is_from_the_same_image_which_may_be_given(image: Dockerfile) -> None:
