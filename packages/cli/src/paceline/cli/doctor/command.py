@@ -30,7 +30,7 @@ def doctor(
     """Look at this machine and at the deployment, and say what is wrong and what to do about it.
 
     Looks at Python, wheels, processor, memory, GPU, compiler, model, state folder, ports, router and verifiers, Redis,
-    tokens, certificates and clock, and changes nothing. Exit code 1: something is to be mended; warnings are none.
+    tokens, certificates and clock, and changes nothing. Exit code 1: something is to be mended; a warning is none.
     """
     names = only or list(CHECKS)
     for name in names:

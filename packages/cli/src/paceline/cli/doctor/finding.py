@@ -10,8 +10,10 @@ from paceline.cli.doctor.settings import DoctorSettings
 
 
 class Level(StrEnum):
-    """How much it matters. FAIL: something will not work, or is open to others. WARN: it works, less well than it
-    could, or soon no more."""
+    """How much it matters.
+
+    FAIL: something will not work, or is open to others. WARN: it works, less well than it could, or soon no more.
+    """
 
     OK = "ok"
     WARN = "warn"
