@@ -193,7 +193,7 @@ async def test_no_refit_begins_before_one_can_be_judged(tmp_path: Path) -> None:
         learner = made.learner(gate=Gate(least_lessons=len(held_out) + 1, least_tokens=16))
         async with running(learner):
             await made.teach(sums(80))
-            await until(lambda: len(learner._window) == 80)
+            await until(lambda: len(learner.window) == 80)
             await asyncio.sleep(0.2)  # ten looks
             assert learner.counters.refits == 0
             await made.teach(sums(80, seed=1), seed=1)
@@ -206,12 +206,12 @@ async def test_a_target_with_other_weights_is_learned_from_anew(tmp_path: Path) 
         learner = made.learner(tokens=1 << 20)
         async with running(learner):
             await made.teach(sums(40), weights_hash="old")
-            await until(lambda: len(learner._window) == 40)
+            await until(lambda: len(learner.window) == 40)
             made.verifier.weights_hash = "new"
-            await until(lambda: len(learner._window) == 0)
+            await until(lambda: len(learner.window) == 0)
             await made.teach(sums(10, seed=1), seed=1, weights_hash="new")
             await made.teach(sums(10, seed=2), seed=2, weights_hash="old")
-            await until(lambda: len(learner._window) == 10 and learner._window.refused["UNKNOWN_MODEL"] >= 50)
+            await until(lambda: len(learner.window) == 10 and learner.window.refused["UNKNOWN_MODEL"] >= 50)
 
 
 async def test_a_loss_that_diverges_is_given_up_and_the_store_stays_as_it_was(

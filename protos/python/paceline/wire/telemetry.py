@@ -21,8 +21,9 @@ class Telemetry:
 
     Args:
         settings: of the process.
-        service: verifier, router, …; its package is paceline-<service>.
-        version: of the package.
+        service: verifier, router, …
+        version: of its package.
+        package: its name; empty: paceline-<service>.
 
     Attributes:
         registry: of all metrics.
@@ -33,10 +34,10 @@ class Telemetry:
         StartupError: see `tracing.open_spans`.
     """
 
-    def __init__(self, settings: ObservedSettings, service: str, version: str) -> None:
+    def __init__(self, settings: ObservedSettings, service: str, version: str, package: str = "") -> None:
         self._settings = settings
         self.registry: CollectorRegistry = new_registry(service, version)
-        self.spans: Spans = open_spans(settings, f"paceline-{service}", version)
+        self.spans: Spans = open_spans(settings, package or f"paceline-{service}", version)
         self._server: MetricsServer | None = None
         self.address = ""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from paceline.drafter.metrics import Metrics
 from paceline.drafter.opening import Opening
 from paceline.drafter.watch import SessionWatch
@@ -50,10 +52,17 @@ class _Observed:
         self._num_trees = 0
         self._num_committed = 0
         self._draft_s = 0.0
+        self._began_s = 0.0
         self._ended = False
 
-    def drafted(self, strategy: int, num_nodes: int, seconds: float) -> None:
+    def drafting(self) -> None:
+        self._began_s = time.perf_counter()
+
+    def drafted(self, strategy: int, num_nodes: int, seconds: float | None = None) -> None:
         metrics = self._metrics
+        if seconds is None:
+            now_s = time.perf_counter()
+            seconds, self._began_s = now_s - self._began_s, now_s
         metrics.drafts[strategy].inc()
         metrics.nodes[strategy].inc(num_nodes)
         metrics.seconds[strategy].observe(seconds)

@@ -306,11 +306,10 @@ class Sessions:
         # The noise can only choose among what it is given.
         wider = replace(budget, max_nodes=CHOICE * budget.max_nodes) if drawn else budget
         session.proposed = []
-        begun = started
+        session.watch.drafting()
         for index, proposer in enumerate(session.proposers):
             session.proposed.append(proposer.draft(wider))
-            begun, before = self._clock(), begun
-            session.watch.drafted(index, len(session.proposed[-1]), begun - before)
+            session.watch.drafted(index, len(session.proposed[-1]))
         session.proposed_at = len(context.tokens)
         trees: list[Candidates] = []
         for strategy, calibration, tree in zip(session.scope, self._calibrations, session.proposed, strict=True):

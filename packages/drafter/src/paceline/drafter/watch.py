@@ -10,8 +10,12 @@ from paceline.drafter.opening import Opening
 class SessionWatch(Protocol):
     """Is told of one session. Strategies are named by their place in Hello."""
 
-    def drafted(self, strategy: int, num_nodes: int, seconds: float) -> None:
-        """A strategy made a tree."""
+    def drafting(self) -> None:
+        """Strategies that need no model begin, one after the other."""
+        ...
+
+    def drafted(self, strategy: int, num_nodes: int, seconds: float | None = None) -> None:
+        """A strategy made a tree. seconds: that it took; None: since `drafting`, or since the strategy before."""
         ...
 
     def sent(self, num_nodes: int) -> None:
@@ -44,7 +48,10 @@ class Watch(Protocol):
 
 
 class _Nobody:
-    def drafted(self, strategy: int, num_nodes: int, seconds: float) -> None:
+    def drafting(self) -> None:
+        pass
+
+    def drafted(self, strategy: int, num_nodes: int, seconds: float | None = None) -> None:
         pass
 
     def sent(self, num_nodes: int) -> None:
