@@ -29,7 +29,9 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry, strategies: Sequence[str]) -> None:
         self.registry = registry
         drafts = Counter("paceline:drafter_drafts", "Trees that a strategy made", EACH, registry=registry)
-        nodes = Counter("paceline:drafter_draft_tokens", "Candidates in those trees", EACH, registry=registry)
+        nodes = Counter(
+            "paceline:drafter_draft_tokens", "Candidates in the trees that a strategy made", EACH, registry=registry
+        )
         seconds = Histogram(
             "paceline:drafter_draft_seconds",
             "A tree's making; of a model, its share of the passes that went into it",
@@ -41,7 +43,9 @@ class Metrics:
         self.nodes = [nodes.labels(strategy) for strategy in strategies]
         self.seconds = [seconds.labels(strategy) for strategy in strategies]
         self.trees = Counter("paceline:drafter_trees", "Trees to be sent, of all strategies merged", registry=registry)
-        self.tree_nodes = Counter("paceline:drafter_tree_tokens", "Candidates in those trees", registry=registry)
+        self.tree_nodes = Counter(
+            "paceline:drafter_tree_tokens", "Candidates in the trees to be sent", registry=registry
+        )
         self.committed = Counter(
             "paceline:drafter_committed_tokens", "Tokens that verifiers said they committed", registry=registry
         )
@@ -52,6 +56,8 @@ class Metrics:
             ["shadow"],
             registry=registry,
         )
+        for shadow in ("true", "false"):
+            self.opened.labels(shadow)  # a rate needs a 0 to begin with
         self.streams = Gauge("paceline:drafter_streams", "Verifiers to which a stream is up", registry=registry)
         self.events = Counter(
             "paceline:drafter_events",
@@ -80,10 +86,10 @@ class Metrics:
             Reading(registry, "counter", f"paceline:drafter_model_{name}", text, each(read), EACH)
 
         count("passes", "Forward passes of a strategy's model", lambda lane: lane.done.passes)
-        count("rows", "Rows of those passes", lambda lane: lane.done.rows)
-        count("seconds", "Time that those passes took", lambda lane: lane.done.seconds)
-        count("failures", "Passes that failed", lambda lane: lane.num_failures)
-        count("swaps", "Times that another revision took over", lambda lane: lane.num_swaps)
+        count("rows", "Rows of a strategy's model's passes", lambda lane: lane.done.rows)
+        count("seconds", "Time that a strategy's model's passes took", lambda lane: lane.done.seconds)
+        count("failures", "Forward passes of a strategy's model that failed", lambda lane: lane.num_failures)
+        count("swaps", "Times that another revision took over as a strategy's model", lambda lane: lane.num_swaps)
 
         def revisions() -> Iterator[Row]:
             return (((model.lane.strategy, model.revision), 1) for model in models if model.revision)

@@ -87,6 +87,9 @@ class Metrics:
         )
         self._responses = Counter("paceline:http_responses", "HTTP responses", ["route", "status"], registry=registry)
 
+        for verdict in Verdict:
+            self._failed_attempts.labels(verdict.value)  # a rate needs a 0 to begin with
+
     def refused(self, reason: str) -> None:
         """A request got no place."""
         self._requests.labels("", REFUSED).inc()

@@ -9,6 +9,7 @@ from prometheus_client.registry import Collector
 
 from paceline.router.intake import Intake
 from paceline.router.member import Role
+from paceline.router.trials import Outcome
 
 
 class Present(Collector):
@@ -56,12 +57,12 @@ class Present(Collector):
         )
         yield GaugeMetricFamily(
             "paceline:router_session_capacity",
-            "Sessions that those run at once",
+            "Sessions that available verifiers run at once",
             sum(verifier.capacity for verifier in available),
         )
         yield GaugeMetricFamily(
             "paceline:router_session_load",
-            "Sessions that run or wait at those, as they announced last",
+            "Sessions that run or wait at available verifiers, as they announced last",
             sum(verifier.load for verifier in available),
         )
 
@@ -79,6 +80,6 @@ class Present(Collector):
         decided = CounterMetricFamily(
             "paceline:router_trials", "Trials of drafters' new revisions, by their verdict", labels=["outcome"]
         )
-        for outcome, count in trials.decided.items():
-            decided.add_metric([outcome.value], count)
+        for outcome in (Outcome.BETTER, Outcome.WORSE):
+            decided.add_metric([outcome.value], trials.decided[outcome])
         yield decided

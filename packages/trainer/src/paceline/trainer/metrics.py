@@ -33,6 +33,8 @@ class Metrics:
             ["method", "reason"],
             registry=registry,
         )
+        for outcome in ("stored", "duplicate"):
+            self.lessons.labels(outcome)  # a rate needs a 0 to begin with
         self.submit = Histogram(
             "paceline:trainer_submit_seconds",
             "From lessons' arrival until they are on disk",
@@ -56,16 +58,22 @@ class Metrics:
         figures.gauge(
             "paceline:trainer_replay_lessons", "Lessons in the buffer", of(lambda one: one.replay.view.num_records)
         )
-        figures.gauge("paceline:trainer_replay_tokens", "Tokens of those", of(lambda one: one.replay.view.num_tokens))
         figures.gauge(
-            "paceline:trainer_replay_bytes", "What they take on disk", of(lambda one: one.replay.view.num_bytes)
+            "paceline:trainer_replay_tokens",
+            "Tokens of the lessons in the buffer",
+            of(lambda one: one.replay.view.num_tokens),
         )
         figures.gauge(
-            "paceline:trainer_replay_max_bytes", "What they may take on disk", of(lambda one: one.replay.max_bytes)
+            "paceline:trainer_replay_bytes", "What the buffer takes on disk", of(lambda one: one.replay.view.num_bytes)
+        )
+        figures.gauge(
+            "paceline:trainer_replay_max_bytes",
+            "What the buffer may take on disk",
+            of(lambda one: one.replay.max_bytes),
         )
         figures.counter(
             "paceline:trainer_replay_evicted",
-            "Lessons that had to leave, over all starts",
+            "Lessons that had to leave the buffer, over all starts",
             of(lambda one: one.replay.view.num_evicted),
         )
         figures.gauge(

@@ -87,7 +87,9 @@ class DepthCounts(Collector):
             f"{ALL}_num_candidates", "Candidates verified, each once, whoever proposed it", self.num_candidates
         )
         yield CounterMetricFamily(
-            f"{ALL}_num_accepted_candidates", "Of those, the ones that the target picked", sum(self._all.right)
+            f"{ALL}_num_accepted_candidates",
+            "Candidates that the target picked, each once, whoever proposed it",
+            sum(self._all.right),
         )
 
     def accepted_by_position(self) -> CounterMetricFamily:
@@ -167,7 +169,12 @@ class DraftMetrics:
             self._registry, "gauge", "paceline:drafters_connected", "Drafters that are connected", connected, labels
         )
         Reading(
-            self._registry, "gauge", "paceline:drafters_quarantined", "Of those, in quarantine", quarantined, labels
+            self._registry,
+            "gauge",
+            "paceline:drafters_quarantined",
+            "Connected drafters that are in quarantine",
+            quarantined,
+            labels,
         )
 
     def stream(self, drafter: str) -> StreamMetrics:

@@ -78,7 +78,9 @@ class Metrics:
         self.shadow_scores = Counter(
             "paceline:shadow_scores", "Drafters scored on text that they had no part in", registry=registry
         )
-        self.shadow_seconds = Counter("paceline:shadow_seconds", "Time that scoring took", registry=registry)
+        self.shadow_seconds = Counter(
+            "paceline:shadow_seconds", "Time that scoring such drafters took", registry=registry
+        )
         self.running = Gauge("paceline:num_requests_running", "Sessions that run", registry=registry)
         self.waiting = Gauge("paceline:num_requests_waiting", "Requests that wait for a session", registry=registry)
         self.cache_usage = Gauge(

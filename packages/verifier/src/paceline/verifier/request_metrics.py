@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from paceline.verifier.session import Session
+from paceline.verifier.session import Finish, Session
 
 # vLLM's bounds of buckets, and some between them for small models: so figures of both can be laid over each other.
 TOKEN_S = (
@@ -68,6 +68,9 @@ class RequestMetrics:
         self.overloads = Counter(
             "paceline:requests_overloaded", "Requests refused since the queue was full", registry=registry
         )
+
+        for reason in (*Finish, ABORT, ERROR):
+            self.successes.labels(reason.value if isinstance(reason, Finish) else reason)  # a rate needs a 0
 
     def turned_away(self, session: Session) -> None:
         """There is no room for a session."""

@@ -86,6 +86,7 @@ class Learner:
         self._stopping = asyncio.Event()
         self._student: Student | None = None
         self._refitted_s = self.turned_s = parts.clock()
+        self._waits = False  # for a revision to begin with, and said so
         self.refitting = False
         self.num_failures = 0
         self.verdict: Verdict | None = None
@@ -138,8 +139,9 @@ class Learner:
         """The newest revision of the line that is in use: another process may have published or withdrawn one."""
         newest = await self._parts.store.newest()
         if newest is None:
-            if self._student is None:
+            if self._student is None and not self._waits:
                 log.warning("the line has no revision to begin with; publish one", line=self._settings.line)
+                self._waits = True
             return self._student
         if self._student is None or newest.revision_id != self._student.revision_id:
             if self._student is not None:

@@ -48,7 +48,9 @@ def show(registry: CollectorRegistry, learner: Learner, clock: Callable[[], floa
         lambda: unix_s(learner.turned_s),
     )
     figures.counter(
-        "paceline:refit_turn_failures", "Times that it could not, for want of the store", lambda: learner.num_failures
+        "paceline:refit_turn_failures",
+        "Times that it could not, mostly for want of the store",
+        lambda: learner.num_failures,
     )
     figures.gauge("paceline:refit_window_tokens", "Tokens that are learned from", lambda: window.num_tokens)
     figures.gauge("paceline:refit_new_tokens", "Tokens of lessons since the last refit", lambda: window.new_tokens)
