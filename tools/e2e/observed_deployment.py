@@ -61,7 +61,7 @@ def observed_deployment(folder: Path) -> Iterator[Observed]:
     with SpanCollector() as collector, Stack(folder, {"OTEL_BSP_SCHEDULE_DELAY": "100"}) as stack:
         watched = ("--metrics-listen", "127.0.0.1:0", "--otlp-endpoint", collector.address, "--log-json")
         state = ("--state", f"sqlite:///{folder}/router.db", "--http", "127.0.0.1:0")
-        stack.start("router", "router", *state, "--segment-tokens", "8", *watched)
+        stack.start("router", "router", *state, "--segment-tokens", "8", "--policy", "fixed", *watched)
         stack.wait("router")
         announce = ("--router", stack.services["router"].address, *watched)
         target = ("--model", str(model), "--model-name", MODEL, "--drafting", "always", "--vllm-metrics")
