@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import urllib.request
 from typing import Any
 
@@ -35,7 +36,11 @@ def traced(deployment: Deployment) -> RecordedSpans:
 
 
 async def answer_of(deployment: Deployment, metadata: Any = None, **fields: Any) -> list[generation_pb2.GenerateEvent]:
-    return [event async for event in deployment.stub.Generate(request_of(**fields), metadata=metadata)]
+    return await _all_of(deployment.stub.Generate(request_of(**fields), metadata=metadata))
+
+
+async def _all_of(call: Any) -> list[generation_pb2.GenerateEvent]:
+    return [event async for event in call]
 
 
 async def test_requests_are_counted_by_how_they_ended(deploy: Deploy) -> None:
@@ -65,13 +70,15 @@ async def test_requests_are_counted_by_how_they_ended(deploy: Deploy) -> None:
 
 async def test_choices_rewards_and_failovers_are_counted(deploy: Deploy) -> None:
     deployment = await deploy(policy="fixed")
-    lost = await deployment.verifier("a", drafters={"d": "suffix"}, fail_at=2)
-    await deployment.verifier("b", announced=False)
-    deployment.announce(await deployment.verifier("c", drafters={"d": "suffix"}, announced=False))
-    events = await answer_of(deployment, max_tokens=12)
-    assert events[-1].WhichOneof("event") == "finished"
-    if lost.requests:  # whichever of the two was asked first
-        assert value(deployment, "paceline:router_failed_attempts_total", verdict="lost") == 1
+    lost = {"verdict": "lost"}
+    await deployment.verifier("a", drafters={"d": "suffix"}, fail_at=2)
+    answering = asyncio.create_task(_all_of(deployment.generate(max_tokens=12)))
+    await eventually(lambda: value(deployment, "paceline:router_failed_attempts_total", **lost) == 1)
+    await eventually(lambda: value(deployment, "paceline:router_requests_waiting") == 1)
+    await deployment.verifier("b", drafters={"d": "suffix"})
+    await answering
+    assert value(deployment, "paceline:router_requests_waiting") == 0
+    assert value(deployment, "paceline:router_failed_attempts_total", **lost) == 1
     assert value(deployment, "paceline:router_arm_choices_total", model="m", arm="suffix") >= 3
     assert value(deployment, "paceline:router_arm_reward_count", model="m", arm="suffix") >= 2
     assert value(deployment, "paceline:router_arm_reward_sum", model="m", arm="suffix") > 0.0
@@ -89,8 +96,6 @@ def test_drafters_that_invent_names_do_not_invent_time_series() -> None:
 
 
 async def test_metrics_have_a_port_of_their_own_with_and_without_an_http_door(deploy: Deploy) -> None:
-    import asyncio
-
     def read(address: str) -> str:
         with urllib.request.urlopen(f"http://{address}/metrics", timeout=10.0) as response:
             return response.read().decode()
