@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
+from recorded_spans import RecordedSpans
+from trainer_client import lesson, manifest_for, refusal_of, serving
 
 from paceline.trainer.metrics import Metrics
 from paceline.trainer.online.counters import Counters
 from paceline.trainer.online.gate import Verdict
 from paceline.trainer.online.metrics import show
+from paceline.trainer.publishing import send_folder
+from paceline.v1 import trainer_pb2
 
 
 def test_a_store_that_is_still_being_read_shows_nothing_in_it() -> None:
@@ -67,3 +72,37 @@ def test_a_learner_shows_whether_it_gets_on(monkeypatch: pytest.MonkeyPatch) -> 
     assert value("refit_acceptance", weights="before") is None
     learner.verdict = Verdict(True, 0.5, 0.6, 0.01, "why")
     assert [value("refit_acceptance", weights=name) for name in ("before", "after")] == [0.5, 0.6]
+
+
+async def test_what_comes_is_counted_and_what_is_published_is_a_span_below_its_publishers(tmp_path: Path) -> None:
+    spans = RecordedSpans()
+    folder = tmp_path / "files"
+    folder.mkdir()
+    (folder / "weights").write_bytes(b"w" * 100)
+    async with serving(tmp_path / "store", spans=spans) as (stub, service):
+        await stub.Submit(trainer_pb2.SubmitRequest(lessons=[lesson(1), lesson(2)]))
+        await stub.Submit(trainer_pb2.SubmitRequest(lessons=[lesson(2), lesson(3)]))
+        await refusal_of(stub.Submit(trainer_pb2.SubmitRequest(lessons=[lesson(4, top_k=1000)])))
+        manifest = manifest_for({"weights": b"w" * 100})
+        asking = spans.begin("refit")
+        revision = await send_folder(stub, folder, manifest, span=asking)
+        await send_folder(stub, folder, manifest)
+        await refusal_of(send_folder(stub, folder, manifest_for({"weights": b"x" * 100})))
+        await stub.WithdrawRevision(
+            trainer_pb2.WithdrawRevisionRequest(revision_id=revision.revision_id, reason="words")
+        )
+
+        def value(name: str, **labels: str) -> float | None:
+            return service.metrics.registry.get_sample_value(f"paceline:trainer_{name}", labels)
+
+        assert value("lessons_total", outcome="stored") == 3
+        assert value("lessons_total", outcome="duplicate") == 1
+        assert value("refusals_total", method="Submit", reason="OUT_OF_RANGE") == 1
+        assert value("refusals_total", method="PublishRevision", reason="HASH_MISMATCH") == 1
+        assert value("revisions_published_total") == 1
+        assert value("revisions_withdrawn_total") == 1
+        assert value("submit_seconds_count") == 3
+    first, again, refused = spans.named("publish revision")
+    assert (first.parent, again.parent) == (asking.traceparent, "")
+    assert first.attributes == {"paceline.revision": revision.revision_id, "paceline.line": "tiny"}
+    assert [first.error, again.error, refused.error] == ["", "", "HASH_MISMATCH"]

@@ -52,7 +52,7 @@ class TrainerService(trainer_pb2_grpc.TrainerServicer):
         metrics: Metrics | None = None,
         spans: Spans = NO_SPANS,
     ) -> None:
-        self._metrics = metrics or Metrics()
+        self.metrics = metrics or Metrics()
         self._spans = spans
         self.stores: Stores | None = None
         self.watchers = Watchers()
@@ -77,12 +77,12 @@ class TrainerService(trainer_pb2_grpc.TrainerServicer):
     async def Submit(
         self, request: trainer_pb2.SubmitRequest, context: grpc.aio.ServicerContext
     ) -> trainer_pb2.SubmitResponse:
-        with self._counted("Submit"), self._metrics.submit.time():
+        with self._counted("Submit"), self.metrics.submit.time():
             replay = self.ready().replay
             records = await asyncio.to_thread(lessons_from_proto, request)
             stored = await replay.add(records)
-        self._metrics.lessons.labels("stored").inc(stored)
-        self._metrics.lessons.labels("duplicate").inc(len(records) - stored)
+        self.metrics.lessons.labels("stored").inc(stored)
+        self.metrics.lessons.labels("duplicate").inc(len(records) - stored)
         return trainer_pb2.SubmitResponse(stored=stored, duplicates=len(records) - stored)
 
     @contextmanager
@@ -91,7 +91,7 @@ class TrainerService(trainer_pb2_grpc.TrainerServicer):
         try:
             yield
         except PacelineError as error:
-            self._metrics.refused.labels(method, error.reason.value).inc()
+            self.metrics.refused.labels(method, error.reason.value).inc()
             raise
 
     async def GetReplay(
@@ -167,7 +167,7 @@ class TrainerService(trainer_pb2_grpc.TrainerServicer):
         async def publish() -> StoredRevision:
             stored, is_new = await asyncio.to_thread(revisions.publish, incoming, self._clock(), signature)
             if is_new:
-                self._metrics.published.inc()
+                self.metrics.published.inc()
                 log.info("revision published", revision=stored.revision_id, drafter=stored.drafter)
                 if revisions.get(stored.revision_id).in_use:  # it may have been withdrawn since
                     self.watchers.publish(stored)
@@ -190,7 +190,7 @@ class TrainerService(trainer_pb2_grpc.TrainerServicer):
         async def withdraw() -> StoredRevision:
             stored, is_new = await asyncio.to_thread(revisions.withdraw, request.revision_id, request.reason)
             if is_new:
-                self._metrics.withdrawn.inc()
+                self.metrics.withdrawn.inc()
                 log.info("revision withdrawn", revision=stored.revision_id, drafter=stored.drafter, why=request.reason)
                 self.watchers.withdraw(stored, revisions.newest_in_use(stored.drafter))
             return stored
