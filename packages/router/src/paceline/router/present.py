@@ -81,5 +81,5 @@ class Present(Collector):
             "paceline:router_trials", "Trials of drafters' new revisions, by their verdict", labels=["outcome"]
         )
         for outcome in (Outcome.BETTER, Outcome.WORSE):
-            decided.add_metric([outcome.value], trials.decided[outcome])
+            decided.add_metric([outcome.value], trials.verdicts[outcome])
         yield decided

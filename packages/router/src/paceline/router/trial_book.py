@@ -40,11 +40,11 @@ class TrialBook:
         draw: a number in [0, 1) at each call.
 
     Attributes:
-        decided: how many trials were, by their outcome.
+        verdicts: how many there were, by their outcome.
     """
 
     def __init__(self, rule: Rule, every: int, draw: Callable[[], float]) -> None:
-        self.decided: Counter[Outcome] = Counter()
+        self.verdicts: Counter[Outcome] = Counter()
         self._rule = rule
         self._every = every
         self._draw = draw
@@ -87,7 +87,7 @@ class TrialBook:
         return self._trials.setdefault(drafter_id, _Trial())
 
     def _say(self, drafter_id: str, known: _Trial) -> None:
-        self.decided[known.outcome] += 1
+        self.verdicts[known.outcome] += 1
         log.info(
             "trial decided",
             drafter=drafter_id,
