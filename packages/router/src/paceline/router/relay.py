@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import ExitStack, aclosing
+from typing import NamedTuple
 
 import structlog
 
@@ -28,8 +29,16 @@ from paceline.wire.tracing import NO_SPAN, Kind, Span, Value, metadata_of
 
 log = structlog.get_logger()
 
-Said = tuple[Engagement, generation_pb2.GenerateEvent]
-"""An event with whose it is."""
+
+class Said(NamedTuple):
+    """An event with whose it is, and with the step that brought it, if it has tokens and steps were asked for.
+
+    A step goes with its tokens or not at all: they may never come, and another verifier's step brings them then.
+    """
+
+    engagement: Engagement
+    event: generation_pb2.GenerateEvent
+    step: generation_pb2.GenerateEvent | None = None
 
 
 class Relay:
@@ -80,8 +89,10 @@ class Relay:
                 return
             with ExitStack() as places:
                 async with aclosing(self._said(verifier, places)) as events:
-                    async for engagement, event in events:
-                        relayed = self._take(event, engagement)
+                    async for said in events:
+                        relayed = self._take(said.event, said.engagement)
+                        if relayed is not None and said.step is not None:
+                            yield said.step
                         if relayed is not None:
                             yield relayed
 
@@ -146,12 +157,17 @@ class Relay:
         )
         metadata = metadata_of(span)
         calls = backend.verifiers.generate(verifier.address, request, self._time_left(), watch, metadata)
+        step: generation_pb2.GenerateEvent | None = None
         try:
             with place:
                 async with aclosing(calls) as events:
                     async for event in events:
                         place.taken_up = True
-                        yield engagement, event
+                        if event.HasField("step"):
+                            step = event
+                            continue
+                        yield Said(engagement, event, step)
+                        step = None
             if not self._finished:
                 raise VerifierError("UNAVAILABLE", "its stream ended before the answer did")
         except VerifierError as error:
@@ -236,4 +252,4 @@ class Relay:
 
 def _decides(said: Said) -> bool:
     """Which of two verifiers goes on: the first with tokens, or with an answer that has none."""
-    return said[1].WhichOneof("event") in ("tokens", "finished")
+    return said.event.WhichOneof("event") in ("tokens", "finished")
