@@ -81,3 +81,44 @@ def test_commands_map_startup_errors_to_one_line_and_exit_code_1(capsys: pytest.
     assert run_commands("prog", "1.2.3", commands, ["--help"]) == 0
     assert "serve it" in capsys.readouterr().out
     assert run_commands("prog", "1.2.3", commands, ["dance"]) == 2
+
+
+def test_secrets_are_files_between_environment_and_configuration(
+    tmp_path: Path, config: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "paceline_token").write_text("from a file\n")
+    (tmp_path / "paceline_max_things").write_text("5")
+    (tmp_path / "another_services").write_text("nothing of ours")
+    monkeypatch.setenv("PACELINE_SECRETS_DIR", str(tmp_path))
+    assert load_settings(Example, [], "x").token == "from a file"
+    assert load_settings(Example, ["--config", config], "x").max_things == 5
+    monkeypatch.setenv("PACELINE_TOKEN", "from the environment")
+    assert load_settings(Example, [], "x").token == "from the environment"
+    assert load_settings(Example, ["--token", "a flag"], "x").token == "a flag"
+
+
+def test_systemds_credentials_are_secrets_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "paceline_token").write_text("from systemd")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert load_settings(Example, [], "x").token == "from systemd"
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path / "gone"))
+    assert load_settings(Example, [], "x").token == ""
+
+
+def test_a_secret_out_of_bounds_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "paceline_max_things").write_text("65")
+    monkeypatch.setenv("PACELINE_SECRETS_DIR", str(tmp_path))
+    with pytest.raises(SystemExit):
+        load_settings(Example, [], "x")
+    assert "--max-things" in capsys.readouterr().err
+
+
+def test_a_missing_folder_of_secrets_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PACELINE_SECRETS_DIR", "/nowhere")
+    with pytest.raises(SystemExit):
+        load_settings(Example, [], "x")
+    assert "PACELINE_SECRETS_DIR: no folder /nowhere" in capsys.readouterr().err

@@ -20,8 +20,8 @@ from machine import describe_machine, versions
 from mixes import Mix
 from questions import Question
 from rounds import Asker, BenchError, Rounds
-from stack import Service, Stack, StackError
 
+from paceline.cli.stack import Service, Stack, StackError
 from paceline.drafter.version import VERSION
 from paceline.v1 import verifier_pb2, verifier_pb2_grpc
 from paceline.wire.channel import connect

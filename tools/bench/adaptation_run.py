@@ -18,10 +18,10 @@ import grpc
 from acceptance_figures import RIGHT_OF, TESTED_OF
 from counters import read_counters
 from deployment import last_words
-from measure import Answer, ask, request_for
 from rounds import BenchError
-from stack import Stack, StackError
 
+from paceline.cli.measure import Answer, ask, request_for
+from paceline.cli.stack import Stack, StackError
 from paceline.v1 import trainer_pb2, trainer_pb2_grpc, verifier_pb2, verifier_pb2_grpc
 from paceline.wire.channel import connect
 from paceline.wire.revision import MANIFEST, parse_manifest

@@ -9,9 +9,9 @@ from typing import Any
 
 from choosing_figures import name_of
 from figures import OFF, Measurement
-from measure import request_for
 from rounds import Messages
 
+from paceline.cli.measure import request_for
 from paceline.router.convert import prompt_from_proto
 from paceline.router.reward import MAX_SPEED
 

@@ -18,8 +18,8 @@ from machine import describe_machine
 from mixes import DrafterProcess
 from questions import Question
 from rounds import BenchError, Messages, Rounds
-from stack import Stack, StackError
 
+from paceline.cli.stack import Stack, StackError
 from paceline.router.arms import PLAIN, Arm, arm_of, arms_for
 from paceline.v1 import router_pb2, router_pb2_grpc
 from paceline.wire.channel import connect

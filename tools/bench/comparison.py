@@ -16,9 +16,9 @@ from machine import describe_machine, versions
 from mixes import DrafterProcess
 from questions import Question
 from rounds import Asker, BenchError, Rounds
-from stack import Stack
 from transformers_peer import TransformersPeer
 
+from paceline.cli.stack import Stack
 from paceline.v1 import router_pb2_grpc
 from paceline.wire.channel import connect
 from paceline.wire.settings import ClientSettings

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from prometheus_client.parser import text_string_to_metric_families
 from rounds import BenchError
-from stack import Service
+
+from paceline.cli.stack import Service
 
 TIMEOUT_S = 10.0
 

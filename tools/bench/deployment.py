@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
-from measure import Stub, ask, request_for
 from mixes import DrafterProcess
 from rounds import Asker, BenchError, Messages, Reply
-from stack import Service, Stack, StackError
 
+from paceline.cli.measure import Stub, ask, request_for
+from paceline.cli.stack import Service, Stack, StackError
 from paceline.v1 import router_pb2, router_pb2_grpc, verifier_pb2, verifier_pb2_grpc
 from paceline.wire.status import from_rpc_error
 

@@ -5,7 +5,7 @@ load(":python.bzl", "py_library")
 load(":wheel.bzl", "py_wheel")
 
 def service(name, large = [], test_deps = []):
-    """The targets of packages/<name>: <name>, wheel, tests, and python (its files, for lint).
+    """The targets of packages/<name>: <name>, wheel, tests, python (its files, for lint), and deployment (files that start it).
 
     A service is nobody's library: other services can't depend on it, only tools and tests that start it.
 
@@ -38,6 +38,11 @@ def service(name, large = [], test_deps = []):
         support = native.glob(["tests/*.py"], exclude = ["tests/test_*.py"], allow_empty = True),
         large = large,
         deps = [":" + name] + test_deps,
+    )
+    native.filegroup(
+        name = "deployment",
+        srcs = ["pyproject.toml"] + native.glob(["Dockerfile", "*.service"], allow_empty = True),
+        visibility = visibility,
     )
     native.filegroup(
         name = "python",

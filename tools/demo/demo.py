@@ -15,20 +15,19 @@ from textwrap import shorten
 from typing import Annotated, Any
 
 import typer
-from drafters import Drafter, WithHead, drafters_for
-from measure import Answer, ask, request_for
 from prompts import PROMPTS
-from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from stack import Stack, StackError
 
+from paceline.cli.console import console
+from paceline.cli.drafters import Drafter, WithHead, drafters_for
+from paceline.cli.measure import Answer, ask, request_for
+from paceline.cli.stack import Stack, StackError
 from paceline.v1 import router_pb2_grpc
 from paceline.wire.channel import connect
 from paceline.wire.settings import ClientSettings
 
 PROMPT_WIDTH = 22  # leaves room for the figures in a terminal of 80 columns
-console = Console()
 
 
 @dataclass(frozen=True)

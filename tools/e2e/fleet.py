@@ -16,8 +16,8 @@ from pathlib import Path
 import grpc
 import grpc.aio
 from redis_server import RedisServer
-from stack import Service, Stack
 
+from paceline.cli.stack import Service, Stack
 from paceline.router.evidence import Evidence
 from paceline.router.policies import POLICIES
 from paceline.router.policies.base import PolicyOptions

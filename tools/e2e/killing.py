@@ -19,9 +19,10 @@ from machine import describe_machine
 from options import INTERRUPTED, JsonFile, outputs
 from rounds import BenchError
 from showing import Told, errors, progress_of, publish
-from stack import StackError
 from tiny_target import make_tiny_target
 from transformers.utils import logging as transformers_logging
+
+from paceline.cli.stack import StackError
 
 
 def main(

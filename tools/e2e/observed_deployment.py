@@ -13,8 +13,9 @@ from pathlib import Path
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from span_collector import SpanCollector
-from stack import Service, Stack
 from tiny_target import make_tiny_target
+
+from paceline.cli.stack import Service, Stack
 
 MODEL = "tiny"
 TENANT = "tenant-of-a-test"

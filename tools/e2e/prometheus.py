@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import urllib.request
 
-from stack import Service
+from paceline.cli.stack import Service
 
 
 def metrics_of(service: Service) -> dict[str, float]:

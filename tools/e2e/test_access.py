@@ -22,10 +22,10 @@ import grpc.aio
 import openai
 import pytest
 from certificates import Authority
-from measure import ask, request_for
-from stack import Stack
 from tiny_target import make_tiny_target
 
+from paceline.cli.measure import ask, request_for
+from paceline.cli.stack import Stack
 from paceline.v1 import router_pb2, router_pb2_grpc, verifier_pb2, verifier_pb2_grpc
 from paceline.wire.channel import connect
 from paceline.wire.settings import ClientSettings

@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
-from drafters import HEADS, QUICK, drafters_for
-from stack import StackError
 
+from paceline.cli.drafters import HEADS, QUICK, drafters_for
+from paceline.cli.stack import StackError
 from paceline.drafter.models.feature_head import load_feature_head
 from paceline.drafter.models.onnx_lm import load_onnx
 from paceline.wire.model_card import FeatureHeadCard

@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 from draft_models import foreign, relabelled
-from measure import Answer, ask
-from stack import Stack
 from tiny_target import make_tiny_target
 
+from paceline.cli.measure import Answer, ask
+from paceline.cli.stack import Stack
 from paceline.drafter.drafting import Drafting, Workload, draft_model
 from paceline.drafter.growing import Growth
 from paceline.drafter.identity import Identity

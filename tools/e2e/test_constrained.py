@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
-from measure import request_for
-from stack import Stack
 
+from paceline.cli.measure import request_for
+from paceline.cli.stack import Stack
 from paceline.v1 import generation_pb2, verifier_pb2_grpc
 from paceline.wire.channel import connect
 from paceline.wire.settings import ClientSettings

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from delaying_relay import MAX_UNDERWAY_BYTES, Cut, DelayingRelay
-from stack import Stack
+
+from paceline.cli.stack import Stack
 
 DELAY_S = 0.05
 DEADLINE_S = 30.0

@@ -10,10 +10,10 @@ from pathlib import Path
 import grpc
 import grpc.aio
 import pytest
-from measure import Answer, ask
-from stack import Stack
 from tiny_target import CONTEXT_LENGTH, make_tiny_target
 
+from paceline.cli.measure import Answer, ask
+from paceline.cli.stack import Stack
 from paceline.v1 import generation_pb2, router_pb2, router_pb2_grpc, trainer_pb2, trainer_pb2_grpc, types_pb2
 from paceline.wire.channel import connect
 from paceline.wire.errors import PacelineError, Reason

@@ -9,10 +9,10 @@ from typing import Any
 
 import openai
 import pytest
-from measure import Answer, ask, request_for
 from prompts import PROMPTS
-from stack import Stack
 
+from paceline.cli.measure import Answer, ask, request_for
+from paceline.cli.stack import Stack
 from paceline.v1 import router_pb2_grpc
 from paceline.wire.channel import connect
 from paceline.wire.settings import ClientSettings

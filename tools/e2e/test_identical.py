@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from measure import Answer, Stub, ask, request_for
 from prometheus import metrics_of
 from prompts import PROMPTS
-from stack import Stack
 
+from paceline.cli.measure import Answer, Stub, ask, request_for
+from paceline.cli.stack import Stack
 from paceline.v1 import generation_pb2, router_pb2_grpc, verifier_pb2_grpc
 from paceline.wire.channel import connect
 from paceline.wire.settings import ClientSettings

@@ -17,9 +17,9 @@ from pathlib import Path
 from statistics import median
 
 import pytest
-from measure import Answer, ask, request_for
-from stack import Service, Stack
 
+from paceline.cli.measure import Answer, ask, request_for
+from paceline.cli.stack import Service, Stack
 from paceline.v1 import generation_pb2, verifier_pb2_grpc
 from paceline.wire.channel import connect
 from paceline.wire.settings import ClientSettings

@@ -12,8 +12,9 @@ from pathlib import Path
 import grpc
 import pytest
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from stack import Stack
 from tiny_target import make_tiny_target
+
+from paceline.cli.stack import Stack
 
 README = Path(os.environ["RUNFILES_DIR"]) / "paceline" / "README.md"
 SERVICES = {

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from stack import Stack
 from tiny_target import make_tiny_target
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from paceline.cli.stack import Stack
 from paceline.drafter.models.export import ExportSettings, export
 from paceline.v1 import generation_pb2, router_pb2, router_pb2_grpc, trainer_pb2, trainer_pb2_grpc, types_pb2
 from paceline.wire.channel import connect

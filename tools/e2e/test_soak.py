@@ -10,11 +10,11 @@ from pathlib import Path
 
 import grpc
 import pytest
-from measure import request_for
 from prometheus import metrics_of
 from prompts import PROMPTS
-from stack import Service, Stack
 
+from paceline.cli.measure import request_for
+from paceline.cli.stack import Service, Stack
 from paceline.v1 import generation_pb2, router_pb2_grpc, verifier_pb2, verifier_pb2_grpc
 from paceline.wire.channel import connect
 from paceline.wire.settings import ClientSettings

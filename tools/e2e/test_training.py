@@ -13,11 +13,11 @@ import grpc
 import numpy as np
 import pytest
 import torch
-from measure import Answer, ask, request_for
-from stack import Stack
 from tiny_target import make_tiny_target
 from tokenizers import Tokenizer
 
+from paceline.cli.measure import Answer, ask, request_for
+from paceline.cli.stack import Stack
 from paceline.trainer.models.block import BlockShape
 from paceline.trainer.models.decoder import Decoder, DecoderShape
 from paceline.trainer.models.feature_head import FeatureHead, FeatureHeadShape

@@ -1,4 +1,4 @@
-"""Each service's wheel, with what it declares and nothing else, is a service that serves."""
+"""Each service's wheel, with what it declares and nothing else, is a service that serves; so is the command's."""
 
 from __future__ import annotations
 
@@ -85,3 +85,26 @@ def test_a_service_runs_from_its_wheel_alone(service: str, tmp_path: Path) -> No
     with serving(environment, service, tmp_path) as address, grpc.insecure_channel(address) as channel:
         answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_the_command_runs_from_its_wheel_alone(tmp_path: Path) -> None:
+    environment = make_environment(tmp_path / "clean", [wheel("protos"), wheel("packages/cli")])
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [str(environment.folder / "bin" / "paceline"), *arguments]
+        return subprocess.run(
+            command, env=environment.variables, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+
+    assert "doctor" in run("--help").stdout
+    done = run("doctor", "--json")
+    findings = {finding["check"]: finding for finding in json.loads(done.stdout)["findings"]}
+    assert findings["wheels"]["level"] == "ok", findings["wheels"]
+    assert findings["wheels"]["found"].startswith("paceline 0.")
+    assert findings["model"]["level"] == "fail"  # its package is nobody's requirement
+    assert not [finding for finding in findings.values() if "couldn't be looked at" in finding["found"]]
+    assert done.returncode == 1
+    missing = run("up")
+    assert missing.returncode == 1
+    assert "paceline-router, paceline-verifier" in missing.stderr
+    assert "pip install 'paceline[up]'" in missing.stderr

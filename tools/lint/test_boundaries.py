@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(os.environ["RUNFILES_DIR"]) / "paceline"
-SERVICES = ("drafter", "router", "trainer", "verifier")
+SERVICES = ("cli", "drafter", "router", "trainer", "verifier")
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 FORBIDDEN_CALLS = {"eval", "exec", "torch.load", "os.system"}
 EMPTY_NAMES = {"utils", "util", "helpers", "common", "misc"}
@@ -73,6 +73,7 @@ def test_every_file_has_a_name_that_says_something() -> None:
 @pytest.mark.parametrize(
     ("package", "core"),
     [
+        ("cli", ["colouring", "deployment", "rates"]),
         (
             "verifier",
             [

@@ -41,7 +41,7 @@ def test_code_follows_the_rules() -> None:
     assert not findings, f"run: ruff check --fix\n{findings}"
 
 
-@pytest.mark.parametrize("package", ["wire", "verifier", "drafter", "router", "trainer"])
+@pytest.mark.parametrize("package", ["wire", "verifier", "drafter", "router", "trainer", "cli"])
 def test_types_hold(package: str) -> None:
     findings = run(
         "mypy",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(os.environ["RUNFILES_DIR"]) / "paceline"
-SERVICES = ("drafter", "router", "trainer", "verifier")
+SERVICES = ("cli", "drafter", "router", "trainer", "verifier")
 PAIRS = [(service, other) for service in SERVICES for other in SERVICES if other != service]
 LOAD = 'load("//tools/build_defs:defs.bzl", "py_library")\n'
 INTRUDER = 'py_library(name = "on_{other}", deps = ["//packages/{other}"])\n'

@@ -153,6 +153,10 @@ MEMBERS = {
     "many connected": ({"connected": ["d"] * 1025}, Reason.OUT_OF_RANGE),
     "many strategies": ({"strategies": ["s"] * 33}, Reason.OUT_OF_RANGE),
     "long connected": ({"connected": ["d" * 201]}, Reason.OUT_OF_RANGE),
+    "a clock that runs backwards": ({"work": router_pb2.VerifierWork(clock_s=-1.0)}, Reason.OUT_OF_RANGE),
+    "no clock": ({"work": router_pb2.VerifierWork(clock_s=float("nan"))}, Reason.OUT_OF_RANGE),
+    "work of many": ({"work": router_pb2.VerifierWork(drafters=[{}] * 65)}, Reason.OUT_OF_RANGE),
+    "work of a long name": ({"work": router_pb2.VerifierWork(drafters=[{"name": "x" * 201}])}, Reason.OUT_OF_RANGE),
     "another protocol": ({"peer": types_pb2.Peer(protocol_major=PROTOCOL_MAJOR + 1)}, Reason.INCOMPATIBLE_VERSION),
     "no peer": ({"peer": types_pb2.Peer()}, Reason.INCOMPATIBLE_VERSION),
 }
@@ -168,9 +172,19 @@ def test_a_wrong_announcement_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("address", ["localhost:1", "10.0.0.1:65535", "[::1]:7710", "a-b.c_d.example:80"])
 def test_what_was_announced_is_told_to_others_unchanged(address: str) -> None:
-    message = member(
-        address=address, connected=["d"] * 1024, load=3, capacity=8, draining=True, tokenizer_hash="h", own=True
+    work = router_pb2.VerifierWork(
+        clock_s=1.5,
+        prompt_tokens=2,
+        generated_tokens=2**63,
+        session_steps=4,
+        draft_tokens=5,
+        accepted_tokens=6,
+        running=7,
+        queued=8,
+        drafters=[{"name": "d", "draft_tokens": 9, "accepted_tokens": 3}] * 64,
     )
+    told = {"load": 3, "capacity": 8, "draining": True, "tokenizer_hash": "h", "own": True, "work": work}
+    message = member(address=address, connected=["d"] * 1024, **told)
     assert member_to_proto(member_from_proto(message)) == message
 
 

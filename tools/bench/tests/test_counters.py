@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from counters import parse_counters, read_counters
 from rounds import BenchError
-from stack import Service
+
+from paceline.cli.stack import Service
 
 EARLIER = """\
 # HELP x_total Something.

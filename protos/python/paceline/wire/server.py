@@ -2,7 +2,7 @@
 
 A service's `serve` command builds a `Server`, adds its servicers, and hands over to `run`: bind first (so that a port
 in use is known at once), then load what takes long, then report ready; on SIGTERM or SIGINT stop taking requests, let
-running ones finish, and leave.
+running ones finish, and leave. A service manager that asked to be told hears of it (`notify`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from grpc_reflection.v1alpha import reflection
 
 from paceline.wire.guard import Guard, GuardInterceptor, SharedToken
 from paceline.wire.interceptors import CallsInterceptor, ErrorInterceptor
+from paceline.wire.notify import READY, STOPPING, manager
 from paceline.wire.settings import ServiceSettings, StartupError
 from paceline.wire.tls import server_credentials
 
@@ -135,19 +136,24 @@ async def run(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     await server.bind()
+    told = manager()
+    alive = asyncio.create_task(told.keep_alive(), name="watchdog")
     try:
         if not await _finished_before(start(), stopped):
             return 0
         await server.set_ready(True)
         _write_ready_file(server)
+        told.tell(READY)
         log.info("ready", address=server.address)
         await stopped.wait()
+        told.tell(STOPPING)
         log.info("stopping", drain_s=server.settings.drain_s)
         await drain()
         await server.stop()
     finally:
         await server.grpc.stop(None)
         await close()
+        alive.cancel()
     return 0
 
 

@@ -1,7 +1,8 @@
-"""Settings of a service: flags, then PACELINE_… environment variables, then a YAML file; one name each.
+"""Settings of a service: flags, PACELINE_… environment variables, files of secrets, a YAML file; one name each.
 
 Each service derives its settings from `ServiceSettings`; its `__main__` hands a table of commands to `run_commands`.
-`--max-sessions 4`, `PACELINE_MAX_SESSIONS=4` and `max_sessions: 4` are the same setting.
+`--max-sessions 4`, `PACELINE_MAX_SESSIONS=4` and `max_sessions: 4` are the same setting. A secret is best a file: in
+the folder that PACELINE_SECRETS_DIR names, or systemd's CREDENTIALS_DIRECTORY, `paceline_token` has what --token would.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
     PydanticBaseSettingsSource,
+    SecretsSettingsSource,
     SettingsConfigDict,
     SettingsError,
     YamlConfigSettingsSource,
@@ -39,8 +41,8 @@ class ClientSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="PACELINE_", extra="forbid", use_attribute_docstrings=True)
 
     token: str = Field(default="", repr=False)
-    """Bearer token: asked of every caller, and shown to every service dialled. Prefer PACELINE_TOKEN: others on
-    the machine see a command line."""
+    """Bearer token: asked of every caller, and shown to every service dialled. Prefer PACELINE_TOKEN, or a file
+    paceline_token in PACELINE_SECRETS_DIR: others on the machine see a command line."""
     tls_ca: Path | None = None
     """PEM file with the certificate authority that vouches for the services dialled; turns TLS on for dialling."""
     tls_client_cert: Path | None = None
@@ -110,11 +112,12 @@ class StartupError(Exception):
 
 
 def load_settings(settings_class: type[S], arguments: Sequence[str], prog: str) -> S:
-    """Reads flags, environment and the file named by --config or PACELINE_CONFIG, in that order of precedence.
+    """Reads flags, environment, secrets, and the file of --config or PACELINE_CONFIG, in that order of precedence.
 
     Exits with code 2 and one line a problem if a setting is unknown or out of bounds.
     """
     flags_given, config = _split_config(list(arguments))
+    secrets = _secrets_folder()
 
     class Loader(settings_class):  # type: ignore[valid-type, misc]
         __doc__ = settings_class.__doc__
@@ -137,6 +140,8 @@ def load_settings(settings_class: type[S], arguments: Sequence[str], prog: str) 
                 cli_hide_none_type=True,
             )
             sources: tuple[PydanticBaseSettingsSource, ...] = (flags, init_settings, env_settings)
+            if secrets is not None:
+                sources = (*sources, SecretsSettingsSource(settings_cls, secrets_dir=secrets))
             if config is not None:
                 sources = (*sources, YamlConfigSettingsSource(settings_cls, yaml_file=config))
             return sources
@@ -189,6 +194,17 @@ def _split_config(arguments: list[str]) -> tuple[list[str], Path | None]:
         print(f"--config: no file {found}", file=sys.stderr)
         raise SystemExit(2)
     return rest, Path(found)
+
+
+def _secrets_folder() -> Path | None:
+    """Where a container engine or service manager has put secrets, each in a file named paceline_ and its setting."""
+    if folder := os.environ.get("PACELINE_SECRETS_DIR", ""):
+        if not Path(folder).is_dir():
+            print(f"PACELINE_SECRETS_DIR: no folder {folder}", file=sys.stderr)
+            raise SystemExit(2)
+        return Path(folder)
+    credentials = Path(os.environ.get("CREDENTIALS_DIRECTORY", ""))
+    return credentials if credentials.is_absolute() and credentials.is_dir() else None
 
 
 def run_commands(prog: str, version: str, commands: dict[str, Command], arguments: Sequence[str]) -> int:

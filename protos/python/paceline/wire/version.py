@@ -5,7 +5,7 @@ from __future__ import annotations
 from paceline.v1 import types_pb2
 from paceline.wire.errors import PacelineError, Reason
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"
 
 # Peers with another major can't talk to each other; a minor adds what the other side may ignore.
 PROTOCOL_MAJOR = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from array import array
 from collections.abc import Iterable, Sequence
@@ -11,7 +12,7 @@ from paceline.router.arms import Arm
 from paceline.router.checks import MAX_NAME, check_length
 from paceline.router.context import MAX_HEAD, Prompt, prompt_of
 from paceline.router.learner import ArmReport
-from paceline.router.member import Member, Role
+from paceline.router.member import Member, Role, Work
 from paceline.router.reward import measured_speed, reward_of
 from paceline.router.trial_book import Verdict
 from paceline.router.trials import Outcome
@@ -22,6 +23,7 @@ from paceline.wire.version import check_peer
 
 MAX_STRATEGIES = 32
 MAX_CONNECTED = 1024
+MAX_WORKERS = 64  # drafters that a verifier's work is told of
 MAX_SHADOWS = 16  # verifiers take no more
 CHARACTERS_PER_TOKEN = 4  # of a prompt that comes as tokens; about what English text has
 
@@ -88,6 +90,46 @@ def member_from_proto(message: router_pb2.Member) -> Member:
         package=message.peer.package,
         version=message.peer.version,
         protocol=(message.peer.protocol_major, message.peer.protocol_minor),
+        work=_work_from_proto(message.work) if message.HasField("work") else None,
+    )
+
+
+def _work_from_proto(message: router_pb2.VerifierWork) -> Work:
+    if not 0.0 <= message.clock_s < math.inf:
+        raise out_of_range("member.work.clock_s", message.clock_s, "a number of seconds, 0 or more")
+    if len(message.drafters) > MAX_WORKERS:
+        raise out_of_range(
+            "member.work.drafters", f"{len(message.drafters)} entries long", f"at most {MAX_WORKERS} entries"
+        )
+    for drafter in message.drafters:
+        check_length("member.work.drafters.name", drafter.name, MAX_NAME)
+    return Work(
+        clock_s=message.clock_s,
+        prompt_tokens=message.prompt_tokens,
+        generated_tokens=message.generated_tokens,
+        session_steps=message.session_steps,
+        draft_tokens=message.draft_tokens,
+        accepted_tokens=message.accepted_tokens,
+        running=message.running,
+        queued=message.queued,
+        drafters=tuple((one.name, one.draft_tokens, one.accepted_tokens) for one in message.drafters),
+    )
+
+
+def _work_to_proto(work: Work) -> router_pb2.VerifierWork:
+    return router_pb2.VerifierWork(
+        clock_s=work.clock_s,
+        prompt_tokens=work.prompt_tokens,
+        generated_tokens=work.generated_tokens,
+        session_steps=work.session_steps,
+        draft_tokens=work.draft_tokens,
+        accepted_tokens=work.accepted_tokens,
+        running=work.running,
+        queued=work.queued,
+        drafters=[
+            router_pb2.DrafterWork(name=name, draft_tokens=proposed, accepted_tokens=accepted)
+            for name, proposed, accepted in work.drafters
+        ],
     )
 
 
@@ -138,6 +180,7 @@ def member_to_proto(member: Member) -> router_pb2.Member:
             protocol_major=member.protocol[0],
             protocol_minor=member.protocol[1],
         ),
+        work=None if member.work is None else _work_to_proto(member.work),
     )
 
 

@@ -6,6 +6,28 @@ from dataclasses import dataclass
 from enum import Enum
 
 
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a verifier has done since it started, by its own clock; routers only pass it on.
+
+    Attributes:
+        clock_s: when these were counted, since it started to serve.
+        prompt_tokens, generated_tokens, session_steps, draft_tokens, accepted_tokens: see VerifierWork in router.proto.
+        running, queued: now.
+        drafters: (name, candidates verified, accepted) of each.
+    """
+
+    clock_s: float
+    prompt_tokens: int
+    generated_tokens: int
+    session_steps: int
+    draft_tokens: int
+    accepted_tokens: int
+    running: int
+    queued: int
+    drafters: tuple[tuple[str, int, int], ...] = ()
+
+
 class Role(Enum):
     VERIFIER = "verifier"
     DRAFTER = "drafter"
@@ -28,6 +50,7 @@ class Member:
         own: a drafter that serves only requests that name its id.
         trial_of: id of the drafter that this one would replace, and is tried in place of on a few requests.
         package, version, protocol: who it is, for people.
+        work: what a verifier has done, if it tells.
     """
 
     member_id: str
@@ -47,3 +70,4 @@ class Member:
     package: str = ""
     version: str = ""
     protocol: tuple[int, int] = (0, 0)
+    work: Work | None = None

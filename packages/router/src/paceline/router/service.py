@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 
 import grpc
 
@@ -101,7 +102,9 @@ class RegistryService(router_pb2_grpc.RegistryServicer):
         return router_pb2.AnnounceResponse(
             peer=make_peer(PACKAGE, VERSION),
             lease_s=self._roster.registry.lease_s,
-            verifiers=[convert.member_to_proto(member) for member in self._roster.members(Role.VERIFIER)],
+            verifiers=[
+                convert.member_to_proto(replace(member, work=None)) for member in self._roster.members(Role.VERIFIER)
+            ],
             trainers=[convert.member_to_proto(member) for member in self._roster.members(Role.TRAINER)],
             verdict=verdict,
         )

@@ -16,7 +16,7 @@ import torch
 
 from paceline.v1 import router_pb2, verifier_pb2_grpc
 from paceline.verifier import cost
-from paceline.verifier.convert import Limits
+from paceline.verifier.convert import Limits, work_to_proto
 from paceline.verifier.cost import ForwardCost
 from paceline.verifier.engine import Engine, EngineLimits
 from paceline.verifier.grammar.compiler import Compiler
@@ -63,6 +63,7 @@ class Verifier:
         self.settings = settings
         self._place = place
         self._ranks: Ranks | None = None
+        self._started_s = time.monotonic()
         self.state = VerifierState(settings, settings.verifier_id or f"verifier-{secrets.token_hex(4)}")
         self.server = Server(settings, [SERVICE])
         self.telemetry = Telemetry(settings, "verifier", VERSION)
@@ -150,6 +151,8 @@ class Verifier:
 
     def _describe(self) -> router_pb2.Member:
         loaded = self.state.ready()
+        engine = loaded.engine
+        clock_s = time.monotonic() - self._started_s
         return router_pb2.Member(
             id=self.state.verifier_id,
             role=router_pb2.ROLE_VERIFIER,
@@ -157,11 +160,12 @@ class Verifier:
             address=self.server.advertised,
             model=loaded.name,
             tokenizer_hash=loaded.target.tokenizer.content_hash,
-            load=loaded.engine.num_running + loaded.engine.num_queued,
+            load=engine.num_running + engine.num_queued,
             capacity=self.settings.max_sessions,
             draining=self.state.draining,
             connected=self.state.hub.announced(),
             peer=make_peer("paceline-verifier", VERSION),
+            work=work_to_proto(engine.work, clock_s, engine.num_running, engine.num_queued),
         )
 
     async def drain(self) -> None:

@@ -1,4 +1,4 @@
-"""From protobuf to the domain, and what drafters are told; every bound on a request is checked here."""
+"""From protobuf to the domain, and what drafters and routers are told; every bound on a request is checked here."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from paceline.v1 import drafting_pb2, generation_pb2, types_pb2
+from paceline.v1 import drafting_pb2, generation_pb2, router_pb2, types_pb2
 from paceline.verifier import session as domain
 from paceline.verifier.request import Request, Speculation
 from paceline.verifier.sampling import Sampling
 from paceline.verifier.steps import DEFAULT_TOLD_NODES, MAX_TOLD_NODES
+from paceline.verifier.work import Work
 from paceline.wire.errors import PacelineError, Reason, out_of_range
 
 MAX_NAME = 200
@@ -266,3 +267,21 @@ def shadow_message(
 
 def top_k_message(k: int, tokens: Sequence[int], rows: Sequence[Sequence[int]]) -> drafting_pb2.TopK:
     return drafting_pb2.TopK(k=k, tokens=tokens, successors=[token for row in rows for token in row])
+
+
+def work_to_proto(work: Work, clock_s: float, running: int, queued: int) -> router_pb2.VerifierWork:
+    """What the verifier has done, `clock_s` after it started, and how many sessions it has now."""
+    return router_pb2.VerifierWork(
+        clock_s=clock_s,
+        prompt_tokens=work.prompt_tokens,
+        generated_tokens=work.generated_tokens,
+        session_steps=work.session_steps,
+        draft_tokens=work.candidates.proposed,
+        accepted_tokens=work.candidates.accepted,
+        running=running,
+        queued=queued,
+        drafters=[
+            router_pb2.DrafterWork(name=name, draft_tokens=tally.proposed, accepted_tokens=tally.accepted)
+            for name, tally in work.drafters.items()
+        ],
+    )

@@ -33,6 +33,7 @@ from paceline.verifier.step_times import StepTimes, TimedStep
 from paceline.verifier.steps import StepFigures
 from paceline.verifier.trie import Candidate
 from paceline.verifier.waiting import Promise
+from paceline.verifier.work import Work
 from paceline.wire.errors import PacelineError, Reason
 from paceline.wire.tree import ROOT
 
@@ -115,6 +116,7 @@ class Engine:
         self.calibration = Calibration()
         self.pacing = pacing or Pacing(times.cost.seconds)
         self.metrics = metrics or Metrics()
+        self.work = Work()
         self._model = model
         self._hub = hub
         self._limits = limits
@@ -327,6 +329,7 @@ class Engine:
         session.admitted_s = time.monotonic()
         self.metrics.requests.queue.observe(session.admitted_s - session.arrived_s)
         self.metrics.prompt_tokens.inc(session.length)
+        self.work.prompt_tokens += session.length
         self.metrics.cached_tokens.inc(session.slot.length)
 
     def _give_up_slot(self, session: Session) -> None:
@@ -480,10 +483,12 @@ class Engine:
                 session.total.verify_s += share_s
                 session.total.steps += 1
                 self.metrics.session_steps.inc()
+                self.work.session_steps += 1
             if not tokens:
                 continue
             self._learn(part, outcome)
             self.metrics.generation_tokens.inc(len(tokens))
+            self.work.generated_tokens += len(tokens)
             self.metrics.requests.output(session, now)
             if self._lessons is not None and rows.want_log_probs:
                 self._lessons.observe(session, outcome, tokens, part.candidates)
@@ -525,6 +530,19 @@ class Engine:
                     right[source.strategy] = right.get(source.strategy, 0) + 1
         for strategy, count in proposed.items():
             self.metrics.drafted(strategy, count, right.get(strategy, 0))
+        self._count(part.candidates, accepted, names)
+
+    def _count(self, candidates: list[Candidate], accepted: set[int], names: dict[str, str]) -> None:
+        """The same for what is announced: by drafter's name, as far as drafters are still there."""
+        proposed: dict[str, int] = {}
+        right: dict[str, int] = {}
+        for index, candidate in enumerate(candidates):
+            proposers = {names[of.drafter_id] for of in candidate.node.proposals if of.drafter_id in names}
+            for name in proposers:
+                proposed[name] = proposed.get(name, 0) + 1
+                right[name] = right.get(name, 0) + (index in accepted)
+        self.work.candidates.add(len(candidates), len(accepted))
+        self.work.drafted(proposed, right)
 
     def _fail(self, session: Session, error: PacelineError) -> None:
         self.metrics.requests.ended(session, time.monotonic(), ERROR)

