@@ -63,6 +63,18 @@ def serving(environment: Environment, service: str, folder: Path) -> Iterator[st
         process.wait()
 
 
+def test_traces_without_their_extra_end_with_what_to_install(tmp_path: Path) -> None:
+    environment = make_environment(tmp_path / "clean", [wheel("protos"), wheel("packages/router")])
+    script = str(environment.folder / "bin" / "paceline-router")
+    arguments = ["serve", "--listen", "127.0.0.1:0", "--state", "memory:", "--otlp-endpoint", "127.0.0.1:4317"]
+    ended = subprocess.run(
+        [script, *arguments], env=environment.variables, capture_output=True, text=True, timeout=READY_S, check=False
+    )
+    assert ended.returncode == 1, ended.stderr
+    assert "pip install 'paceline-router[traces]'" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_service_runs_from_its_wheel_alone(service: str, tmp_path: Path) -> None:
     environment = make_environment(tmp_path / "clean", [wheel("protos"), wheel(f"packages/{service}")])

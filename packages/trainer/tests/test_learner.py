@@ -13,6 +13,7 @@ import pytest
 import torch
 from byte_vocabularies import byte_level, vocabulary
 from lessons_of_text import lessons_of, sums
+from recorded_spans import RecordedSpans
 from trainer_client import serving
 
 from paceline.trainer.learning.chunked import chunked_loss
@@ -31,6 +32,7 @@ from paceline.trainer.online.window import Window
 from paceline.trainer.publishing import send_folder
 from paceline.v1 import trainer_pb2, trainer_pb2_grpc, verifier_pb2
 from paceline.wire.errors import PacelineError, Reason
+from paceline.wire.tracing import NO_SPANS, Spans
 
 TARGET = vocabulary(400)
 WORDS = byte_level(290)
@@ -70,7 +72,9 @@ class Bench:
     first: trainer_pb2.Revision
     verifier: Idle
 
-    def learner(self, *, tokens: int = 200, gate: Gate | None = None, **changes: object) -> Learner:
+    def learner(
+        self, *, tokens: int = 200, gate: Gate | None = None, spans: Spans = NO_SPANS, **changes: object
+    ) -> Learner:
         settings = RefitSettings.model_validate(
             {
                 "line": LINE,
@@ -88,6 +92,7 @@ class Bench:
             open_student=lambda folder: open_student(folder, IDENTITY, TARGET),
             schedule=Whenever(tokens),
             gate=gate or Gate(least_lessons=2, least_tokens=16),
+            spans=spans,
         )
         return Learner(settings, parts, Window(IDENTITY, 1 << 20))
 
@@ -158,7 +163,8 @@ async def until(holds: Callable[[], object], seconds: float = 60.0) -> None:
 
 async def test_lessons_become_better_revisions_one_after_the_other(tmp_path: Path) -> None:
     async with bench(tmp_path) as made:
-        learner = made.learner()
+        spans = RecordedSpans()
+        learner = made.learner(spans=spans)
         async with running(learner):
             await made.teach(sums(80))
             await until(lambda: learner.counters.published == 1)
@@ -175,6 +181,12 @@ async def test_lessons_become_better_revisions_one_after_the_other(tmp_path: Pat
         assert len(manifest.data) == 64
         again = made.learner()
         assert again.counters == learner.counters
+        first, *_ = spans.named("refit")
+        assert (first.attributes["paceline.line"], first.attributes["paceline.passes"], first.error) == (LINE, True, "")
+        learning = [span for span in spans.named("learn") if span.parent == first.traceparent]
+        assert [span.error for span in learning] == [""]
+        assert learner.verdict is not None
+        assert learner.yielding.num_steps > 0
 
 
 async def test_what_is_no_better_is_not_published(tmp_path: Path) -> None:
@@ -193,7 +205,7 @@ async def test_no_refit_begins_before_one_can_be_judged(tmp_path: Path) -> None:
         learner = made.learner(gate=Gate(least_lessons=len(held_out) + 1, least_tokens=16))
         async with running(learner):
             await made.teach(sums(80))
-            await until(lambda: len(learner._window) == 80)
+            await until(lambda: len(learner.window) == 80)
             await asyncio.sleep(0.2)  # ten looks
             assert learner.counters.refits == 0
             await made.teach(sums(80, seed=1), seed=1)
@@ -206,12 +218,12 @@ async def test_a_target_with_other_weights_is_learned_from_anew(tmp_path: Path) 
         learner = made.learner(tokens=1 << 20)
         async with running(learner):
             await made.teach(sums(40), weights_hash="old")
-            await until(lambda: len(learner._window) == 40)
+            await until(lambda: len(learner.window) == 40)
             made.verifier.weights_hash = "new"
-            await until(lambda: len(learner._window) == 0)
+            await until(lambda: len(learner.window) == 0)
             await made.teach(sums(10, seed=1), seed=1, weights_hash="new")
             await made.teach(sums(10, seed=2), seed=2, weights_hash="old")
-            await until(lambda: len(learner._window) == 10 and learner._window.refused["UNKNOWN_MODEL"] >= 50)
+            await until(lambda: len(learner.window) == 10 and learner.window.refused["UNKNOWN_MODEL"] >= 50)
 
 
 async def test_a_loss_that_diverges_is_given_up_and_the_store_stays_as_it_was(

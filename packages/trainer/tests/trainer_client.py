@@ -24,6 +24,7 @@ from paceline.wire.errors import PacelineError
 from paceline.wire.server import Server
 from paceline.wire.settings import ClientSettings, ServiceSettings
 from paceline.wire.status import from_rpc_error
+from paceline.wire.tracing import NO_SPANS, Spans
 from paceline.wire.upload import agreed
 
 Files = dict[str, bytes]
@@ -77,11 +78,11 @@ async def publish_files(stub: trainer_pb2_grpc.TrainerStub, files: Files, **fiel
 
 @asynccontextmanager
 async def serving(
-    folder: Path, clock: Callable[[], float] = time.time, idle_s: float = 60.0
+    folder: Path, clock: Callable[[], float] = time.time, idle_s: float = 60.0, spans: Spans = NO_SPANS
 ) -> AsyncIterator[tuple[trainer_pb2_grpc.TrainerStub, TrainerService]]:
     replay = ReplayBuffer(folder / "replay", replay_bounds(16 * MIB, 0.0), clock)
     await replay.open()
-    service = TrainerService(clock, idle_s)
+    service = TrainerService(clock, idle_s, spans=spans)
     service.stores = Stores(replay, RevisionStore(folder / "revisions"))
     server = Server(ServiceSettings(), ["paceline.v1.Trainer"])
     trainer_pb2_grpc.add_TrainerServicer_to_server(service, server.grpc)

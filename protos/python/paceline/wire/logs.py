@@ -9,7 +9,7 @@ import structlog
 
 
 def configure(level: str = "info", as_json: bool = False) -> None:
-    """Sets structlog up for the process; call once, at start."""
+    """Sets structlog up for the process; call once, at start. What libraries log comes in the same form."""
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if as_json
@@ -27,3 +27,18 @@ def configure(level: str = "info", as_json: bool = False) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+    root = logging.getLogger()
+    root.handlers = [handler for handler in root.handlers if not isinstance(handler, _Relayed)]
+    root.addHandler(_Relayed(logging.WARNING))
+
+
+class _Relayed(logging.Handler):
+    """What libraries warn of, as lines like all others: a reader of JSON finds nothing else in the log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            log = structlog.get_logger().bind(logger=record.name)
+            told = log.error if record.levelno >= logging.ERROR else log.warning
+            told(record.getMessage(), exc_info=record.exc_info or None)
+        except Exception:
+            self.handleError(record)

@@ -53,7 +53,22 @@ class ClientSettings(BaseSettings):
     """Largest gRPC message sent or accepted, in bytes."""
 
 
-class ServiceSettings(ClientSettings):
+class ObservedSettings(ClientSettings):
+    """What a process has that others watch."""
+
+    metrics_listen: str = ""
+    """host:port to show Prometheus metrics on, at /metrics; port 0 takes a free one; empty shows none. Nobody is asked
+    for the token there."""
+    otlp_endpoint: str = Field(default="", max_length=1000)
+    """Where OpenTelemetry spans go, by gRPC: host:port, or https://host:port for TLS (needs the extra [traces]); empty
+    goes by OTEL_EXPORTER_OTLP_ENDPOINT, and without that nothing is traced."""
+    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
+    """debug, info, warning or error."""
+    log_json: bool = False
+    """One JSON object a line instead of text."""
+
+
+class ServiceSettings(ObservedSettings):
     """What every service has."""
 
     listen: str = "127.0.0.1:0"
@@ -73,10 +88,6 @@ class ServiceSettings(ClientSettings):
     """File to write the bound address to, once ready to serve."""
     drain_s: float = Field(default=10.0, ge=0.0, le=600.0)
     """Seconds that running requests get to finish when the service is told to stop."""
-    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
-    """debug, info, warning or error."""
-    log_json: bool = False
-    """One JSON object a line instead of text."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from paceline.drafter.strategies.base import Commit, Sampling, TopK
 from paceline.drafter.version import VERSION
 from paceline.v1 import drafting_pb2, router_pb2, types_pb2
 from paceline.wire.errors import PacelineError, Reason, out_of_range
+from paceline.wire.tracing import traceparent_of
 from paceline.wire.tree import encode_tree
 from paceline.wire.version import check_peer, make_peer
 
@@ -151,6 +152,7 @@ def read_opening(message: drafting_pb2.SessionOpened, terms: Terms) -> Opening:
         max_nodes=message.max_nodes,
         least_value=least_value,
         shadow=message.shadow,
+        traceparent=traceparent_of(message.traceparent),
     )
 
 

@@ -32,6 +32,7 @@ from paceline.drafter.vocabulary.choice import choose
 from paceline.drafter.vocabulary.cut import Cut, CutVocabulary
 from paceline.drafter.vocabulary.store import BridgeStore
 from paceline.drafter.vocabulary.way import DraftVocabulary, Way
+from paceline.drafter.watch import NOBODY, Watch
 from paceline.wire.errors import PacelineError
 from paceline.wire.vocabulary.base import Vocabulary
 
@@ -200,9 +201,18 @@ class Drafting:
         models: in the order of their strategies.
         max_nodes: bound on a tree.
         ahead: reach further for verifiers that are far away.
+        watch: is told of all that happens.
     """
 
-    def __init__(self, memory: Memory, models: Sequence[DraftModel], max_nodes: int, ahead: bool) -> None:
+    def __init__(
+        self,
+        memory: Memory,
+        models: Sequence[DraftModel],
+        max_nodes: int,
+        ahead: bool,
+        watch: Watch = NOBODY,
+    ) -> None:
+        self._watch = watch
         self._memory = memory
         self._models = tuple(models)
         self._calibrations = [Calibration() for _ in range(memory.num_strategies)]
@@ -225,7 +235,9 @@ class Drafting:
         """For a stream that was welcomed. Raises VOCABULARY_MISMATCH or UNUSABLE_REVISION if nothing here can draft for
         its target."""
         pace = Pace(self._ahead)
-        sessions = Sessions(terms, self._memory, self._calibrations, self._max_nodes, time.perf_counter, pace)
+        sessions = Sessions(
+            terms, self._memory, self._calibrations, self._max_nodes, time.perf_counter, pace, self._watch
+        )
         if not self._models:
             return sessions
         compares = any(model.has_tokenizer for model in self._models)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from paceline.drafter.model_worker import Key, ModelDraft, ModelWorker, Session
+from paceline.drafter.model_worker import Done, Key, ModelDraft, ModelWorker, Session
 from paceline.drafter.opening import Opening
 from paceline.drafter.pace import Pace
 from paceline.drafter.strategies.base import Budget, Candidates, Commit
@@ -44,8 +44,14 @@ class ModelLane:
         self._numbers = itertools.count()
         self._texts: dict[Key, _Text] = {}  # what a model that takes over has to read; the thread's alone, too
         self.num_failures = 0  # of the model
+        self.num_swaps = 0
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name=strategy, daemon=True)
+
+    @property
+    def done(self) -> Done:
+        """What the models at work here have done, one after the other."""
+        return self._worker.done
 
     def start(self) -> None:
         self._thread.start()
@@ -99,6 +105,8 @@ class ModelLane:
         for key in worker.sessions():  # of a lane that it has left
             worker.closed(key)
         before, self._worker, self._new_session = self._worker, worker, new_session
+        worker.done = before.done
+        self.num_swaps += 1
         for key, is_due in before.sessions().items():
             text = self._texts[key]
             told = before.told(key)

@@ -29,11 +29,17 @@ class Line:
         self._kinds = {MODEL_STRATEGIES[name].takes for name in settings.following_strategies}
         verify = verifier(settings.public_key) if settings.public_key is not None else None
         self._terms = Terms(settings.line, verify)
+        self._followers: list[Follower] = []
         folder = settings.revision_cache.expanduser()
         try:
             self._cache = RevisionCache(folder)
         except OSError as error:
             raise StartupError(f"--revision-cache {folder}: {error.strerror}") from error
+
+    @property
+    def num_refused(self) -> int:
+        """Revisions that were not taken."""
+        return sum(follower.num_refused for follower in self._followers)
 
     async def first(self) -> Revision:
         """The newest usable one; waits as long as there is none, or no trainer."""
@@ -75,4 +81,6 @@ class Line:
 
     def _follower(self, take: Take, at_work: str) -> Follower:
         settings = self._settings
-        return Follower(settings.trainer, settings, self._terms, self._cache, take, at_work, random.random)
+        follower = Follower(settings.trainer, settings, self._terms, self._cache, take, at_work, random.random)
+        self._followers.append(follower)
+        return follower

@@ -153,9 +153,11 @@ class Link:
         self._failures, self._complaint = 0, ""
         log.info("drafting", verifier=self._address, verifier_id=terms.verifier_id, model=terms.model)
         self._stream = _Stream(call, terms, sessions, self._stopping)
+        sessions.watch.stream(up=True)
         try:
             await self._stream.run()
         finally:
+            sessions.watch.stream(up=False)
             log.info("stream ended", verifier=self._address, **sessions.tally)
             sessions.detach()
             self._stream = None
@@ -268,7 +270,7 @@ class _Stream:
                 self._take(message)
             except PacelineError as error:
                 # One bad message costs its session, not the stream.
-                self.sessions.tally["bad_message"] += 1
+                self.sessions.note("bad_message")
                 log.warning("bad message from verifier", verifier_id=self._terms.verifier_id, why=error.message)
             self.wake.set()
 
@@ -301,13 +303,13 @@ class _Stream:
         try:
             return convert.read_features(commit, self._terms)
         except PacelineError as error:
-            self.sessions.tally["bad_features"] += 1
+            self.sessions.note("bad_features")
             log.warning("bad features from verifier", verifier_id=self._terms.verifier_id, why=error.message)
             return None
 
     def _refused(self, refusal: drafting_pb2.Refusal) -> None:
         reason = refusal.reason if refusal.reason in Reason.__members__ else Reason.INTERNAL.value
-        self.sessions.tally[f"refused_{reason.lower()}"] += 1
+        self.sessions.note(f"refused_{reason.lower()}")
         quarantine_s = convert.read_quarantine_s(refusal)
         if quarantine_s > 0.0:
             self._quarantined_until = max(self._quarantined_until, self._clock() + quarantine_s)

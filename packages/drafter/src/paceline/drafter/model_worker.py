@@ -49,6 +49,15 @@ class ModelDraft:
     gone: str = ""
 
 
+@dataclass(slots=True)
+class Done:
+    """What a model has done: forward passes, their rows, and the time they took."""
+
+    passes: int = 0
+    rows: int = 0
+    seconds: float = 0.0
+
+
 class Session(Protocol):
     """One session at work on the model, such as a `ModelSession`.
 
@@ -124,6 +133,7 @@ class ModelWorker:
         self._sessions: OrderedDict[Key, _Work] = OrderedDict()  # the one unused for longest first
         self._at_work: list[Key] = []
         self._pass_s = 0.0
+        self.done = Done()
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -225,6 +235,9 @@ class ModelWorker:
         return Times(self._pass_s, work.pace.step_s)
 
     def _took(self, seconds: float, num_rows: int, batch: list[_Work]) -> None:
+        self.done.passes += 1
+        self.done.rows += num_rows
+        self.done.seconds += seconds
         if num_rows <= MAX_TYPICAL_ROWS:
             before = self._pass_s or seconds
             self._pass_s = before + ADAPTATION * (seconds - before)

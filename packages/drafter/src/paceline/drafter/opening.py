@@ -15,6 +15,8 @@ class Opening:
     shadow: its text is known already, and nothing of it may be remembered.
 
     features: for a head that takes over in mid-session, what the one before was told of the text; verifiers tell none.
+
+    traceparent: of the request's span; empty if the verifier traces nothing.
     """
 
     session_id: int
@@ -27,3 +29,4 @@ class Opening:
     least_value: float = 0.0
     shadow: bool = False
     features: Features | None = None
+    traceparent: str = ""

@@ -13,14 +13,19 @@ from paceline.drafter.identity import Identity
 from paceline.drafter.line import Line
 from paceline.drafter.loading import Loader
 from paceline.drafter.memory import Memory
+from paceline.drafter.metrics import Metrics
+from paceline.drafter.observing import Observing
 from paceline.drafter.presence import Drafter
 from paceline.drafter.settings import DrafterSettings, split
 from paceline.drafter.strategies import STRATEGIES, open_resources
+from paceline.drafter.version import VERSION
+from paceline.drafter.watch import NOBODY, Watch
 from paceline.wire import logs
 from paceline.wire.channel import connect
 from paceline.wire.errors import PacelineError
 from paceline.wire.server import Server, run
 from paceline.wire.settings import StartupError
+from paceline.wire.telemetry import Telemetry
 
 SAVE_EVERY_S = 60.0
 
@@ -53,6 +58,7 @@ def serve(settings: DrafterSettings) -> int:
 async def _serve(settings: DrafterSettings) -> int:
     async with connect((split(settings.verifiers) or split(settings.router))[0], settings):
         pass  # nothing is dialled yet, but certificates that can't be read are said now and not by each link
+    telemetry = Telemetry(settings, "drafter", VERSION)
     line = Line(settings) if settings.line else None
     if line is not None and not settings.revision:
         settings = settings.model_copy(update={"revision": str((await line.first()).folder)})
@@ -60,11 +66,23 @@ async def _serve(settings: DrafterSettings) -> int:
     server = Server(settings, ())
     loader = Loader(settings)
     models = await asyncio.to_thread(loader.models)
-    drafter = Drafter(settings, make_identity(settings, models), models, make_drafting(settings, models))
+    identity = make_identity(settings, models)
+    metrics = Metrics(telemetry.registry, identity.strategies)
+    metrics.show(identity, models, lambda: line.num_refused if line is not None else 0)
+    told = {"paceline.drafter": identity.name, "paceline.drafter_id": identity.drafter_id}
+    watch = Observing(metrics, telemetry.spans, told)
+    drafter = Drafter(settings, identity, models, make_drafting(settings, models, watch))
     presence = drafter.presence()
 
     async def start() -> None:
+        telemetry.open()
+        if telemetry.address:
+            server.other_addresses["metrics"] = telemetry.address
         presence.open()
+
+    async def close() -> None:
+        await presence.close()
+        await telemetry.close()
 
     for model in models:
         model.lane.start()
@@ -72,7 +90,7 @@ async def _serve(settings: DrafterSettings) -> int:
     if line is not None:
         background.append(asyncio.create_task(line.follow(drafter, loader)))
     try:
-        return await run(server, start, presence.close, presence.close)
+        return await run(server, start, presence.close, close)
     finally:
         for task in background:
             task.cancel()
@@ -109,11 +127,11 @@ def make_identity(settings: DrafterSettings, models: Sequence[DraftModel] = ()) 
     )
 
 
-def make_drafting(settings: DrafterSettings, models: Sequence[DraftModel] = ()) -> Drafting:
+def make_drafting(settings: DrafterSettings, models: Sequence[DraftModel] = (), watch: Watch = NOBODY) -> Drafting:
     """What all streams share: one memory, the models, and one record of what a confidence is worth."""
     try:
         resources = open_resources(settings.quick_strategies, settings.datastore)
     except PacelineError as error:
         raise StartupError(f"--datastore: {error.message}") from error
     memory = Memory(settings.quick_strategies, settings.memory_max_tokens, resources)
-    return Drafting(memory, models, settings.max_nodes, settings.ahead)
+    return Drafting(memory, models, settings.max_nodes, settings.ahead, watch)

@@ -26,6 +26,7 @@ from paceline.drafter.model_worker import ModelDraft
 from paceline.drafter.opening import Opening
 from paceline.drafter.pace import Pace
 from paceline.drafter.strategies.base import Budget, Candidates, Commit, Context, Proposer
+from paceline.drafter.watch import NOBODY, SessionWatch, Watch
 from paceline.wire.digest import digest_of, extend
 from paceline.wire.tree import Anchor, DraftTree
 
@@ -87,6 +88,7 @@ class _Session:
     scope: Scope
     remembers: bool
     proposers: list[Proposer]
+    watch: SessionWatch
     # The last draft, as the strategies made it, and the context's length then: what follows shows what was
     # right.
     proposed: list[Candidates] = field(default_factory=list)
@@ -111,6 +113,7 @@ class Sessions:
         max_nodes: the drafter's own bound on a tree.
         clock: seconds, for draft_us.
         pace: of this verifier; kept current here by commits.
+        watch: is told of all that happens.
     """
 
     def __init__(
@@ -121,7 +124,9 @@ class Sessions:
         max_nodes: int,
         clock: Callable[[], float],
         pace: Pace | None = None,
+        watch: Watch = NOBODY,
     ) -> None:
+        self.watch = watch
         self.tally: Counter[str] = Counter()
         self.notify: Callable[[], None] = lambda: None  # called when a model has delivered something
         self.pace = pace or Pace()
@@ -139,6 +144,11 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._sessions)
 
+    def note(self, what: str) -> None:
+        """Counts what went otherwise than planned."""
+        self.tally[what] += 1
+        self.watch.noted(what)
+
     def engage(self, lanes: Mapping[int, Lane]) -> None:
         """Models that draft too; before the first session. Lane i's strategy is Hello's i-th after the memory's."""
         self._lanes = dict(lanes)
@@ -147,6 +157,8 @@ class Sessions:
         """The stream has ended: models need not think of its sessions any more."""
         for lane in self._lanes.values():
             lane.detach(set(self._sessions))
+        for session in self._sessions.values():
+            session.watch.ended()
 
     @property
     def is_due(self) -> bool:
@@ -158,10 +170,10 @@ class Sessions:
         self.drop(opening.session_id)
         size = len(opening.tokens)
         if not size or digest_of(opening.tokens) != opening.digest:
-            self.tally["wrong_digest"] += 1
+            self.note("wrong_digest")
             return
         if len(self._sessions) >= MAX_SESSIONS or not self._has_room(size, size):
-            self.tally["no_room"] += 1
+            self.note("no_room")
             return
         context = Context(list(opening.tokens), opening.prompt_tokens, opening.sampling)
         terms = self._terms
@@ -176,6 +188,7 @@ class Sessions:
             scope=scope,
             remembers=bool(opening.memory_key) and not opening.shadow,
             proposers=[strategy.begin(context) for strategy in scope],
+            watch=self.watch.opened(opening),
             lanes=set(self._lanes),
             awaited=set(self._lanes),
         )
@@ -189,16 +202,16 @@ class Sessions:
         """A session goes on. If its context is no longer the verifier's it is dropped: it can't catch up."""
         session = self._sessions.get(commit.session_id)
         if session is None:
-            self.tally["unknown_session"] += 1
+            self.note("unknown_session")
             return
         tokens = session.context.tokens
         digest = extend(session.digest, commit.tokens)
         if len(tokens) + len(commit.tokens) != commit.length or digest != commit.digest:
-            self.tally["wrong_digest"] += 1
+            self.note("wrong_digest")
             self.drop(commit.session_id)
             return
         if not self._has_room(len(commit.tokens), commit.length):
-            self.tally["no_room"] += 1
+            self.note("no_room")
             self.drop(commit.session_id)
             return
         session.earlier[len(tokens)] = session.digest
@@ -208,6 +221,7 @@ class Sessions:
         session.digest = digest
         session.awaited = set(session.lanes)
         self._live_tokens += len(commit.tokens)
+        session.watch.committed(len(commit.tokens))
         self.pace.observe_step(commit.step_s)
         for lane in session.lanes:
             self._lanes[lane].committed(commit)
@@ -236,6 +250,7 @@ class Sessions:
             self._ready.pop((session_id, lane), None)
             self._lanes[lane].closed(session_id)
         self._live_tokens -= len(session.context.tokens)
+        session.watch.ended()
         return session
 
     def delivered(self, lane: int, model_draft: ModelDraft) -> None:
@@ -250,11 +265,12 @@ class Sessions:
         tree = merge([model_draft.candidates], budget, len(self._calibrations) + lane)
         if not model_draft.ahead:
             self.pace.observe_draft(model_draft.draft_s)
+        session.watch.drafted(len(self._calibrations) + lane, len(tree), model_draft.draft_s)
         if model_draft.gone:
             session.lanes.discard(lane)
         is_late = not model_draft.gone and model_draft.length != len(session.context.tokens)
         if is_late:
-            self.tally["late"] += 1
+            self.note("late")
             digest = session.earlier.get(model_draft.length)
             if digest is None:
                 return
@@ -289,7 +305,11 @@ class Sessions:
         budget = self.pace.extended(session.budget, self._terms.max_tree_nodes)
         # The noise can only choose among what it is given.
         wider = replace(budget, max_nodes=CHOICE * budget.max_nodes) if drawn else budget
-        session.proposed = [proposer.draft(wider) for proposer in session.proposers]
+        session.proposed = []
+        session.watch.drafting()
+        for index, proposer in enumerate(session.proposers):
+            session.proposed.append(proposer.draft(wider))
+            session.watch.drafted(index, len(session.proposed[-1]))
         session.proposed_at = len(context.tokens)
         trees: list[Candidates] = []
         for strategy, calibration, tree in zip(session.scope, self._calibrations, session.proposed, strict=True):
@@ -303,6 +323,7 @@ class Sessions:
     def _draft(self, session_id: int, session: _Session, tree: DraftTree, draft_s: float) -> Draft:
         self.tally["drafts"] += 1
         self.tally["draft_tokens"] += len(tree)
+        session.watch.sent(len(tree))
         anchor = Anchor(session_id, len(session.context.tokens), session.digest)
         return Draft(anchor, tree, int(draft_s * 1e6), final=not session.awaited)
 

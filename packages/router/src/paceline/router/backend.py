@@ -9,9 +9,11 @@ from paceline.router.affinity import Affinity
 from paceline.router.arms import Arm, arms_for
 from paceline.router.hedging import Hedging
 from paceline.router.learning import Learning
+from paceline.router.metrics import Metrics
 from paceline.router.roster import Roster
 from paceline.router.trial_book import TrialBook
 from paceline.router.verifiers import Verifiers
+from paceline.wire.tracing import Spans
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,8 @@ class Backend:
         affinity: who read which prompts.
         hedging: second attempts.
         clock: monotonic seconds.
+        metrics: that count what happens.
+        spans: that tell of each request.
     """
 
     roster: Roster
@@ -40,6 +44,8 @@ class Backend:
     affinity: Affinity
     hedging: Hedging
     clock: Callable[[], float]
+    metrics: Metrics
+    spans: Spans
 
     def arms_for(self, names: Iterable[str]) -> tuple[Arm, ...]:
         """The arms to choose from where drafters of these names are connected."""

@@ -22,6 +22,7 @@ from paceline.router.trial_seat import TrialSeat
 from paceline.router.wish import Wish
 from paceline.v1 import generation_pb2, types_pb2
 from paceline.wire.errors import Reason
+from paceline.wire.tracing import NO_SPAN, Span
 
 log = structlog.get_logger()
 
@@ -54,6 +55,7 @@ class Engagement:
         gone: drafters not to be tried (any more).
         continuing: the request began elsewhere. Then drafters the client named that aren't here are left out,
             because an answer that has begun must not end for want of a drafter.
+        span: of the call; it hears what was chosen and what came of it.
     """
 
     def __init__(
@@ -66,7 +68,9 @@ class Engagement:
         temperature: float,
         gone: Gone,
         continuing: bool,
+        span: Span = NO_SPAN,
     ) -> None:
+        self._span = span
         self._backend = backend
         self.verifier = verifier
         self._request_id = request_id
@@ -89,6 +93,7 @@ class Engagement:
         else:
             arm = Wish(off=not named, drafters=named).arm(backend.roster.known_drafters())
             self._decision = Decision(arm, probability=0.0, context=self._context())
+        span.set({"paceline.arm": self._shown(arm)})
         self._attribution = Attribution(arm, backend.segment_tokens)
         self.speculation = speculation_to_proto(named, wish.budget(arm), self._shadow)
 
@@ -103,8 +108,11 @@ class Engagement:
         connected = self._connected()
         self._hear_estimates(outcome, connected)
         speed = measured_speed(outcome.tokens, outcome.verify_s, outcome.wait_s, outcome.plain_s)
+        told = {"paceline.tokens": outcome.tokens, "paceline.steps": outcome.steps, "paceline.speed": speed or 0.0}
+        self._span.event("segment", {**told, "paceline.arm": "" if arm is None else self._shown(arm)})
         if arm is not None and speed is not None and self._wish.teaches(arm, connected):
             if not self._seat.replaces(arm):
+                self._backend.metrics.rewarded(self.verifier.model, arm, reward_of(speed))
                 self._backend.learner.learn(self._observation(arm, reward_of(speed)))
             self._seat.segment(arm, speed, connected, self._trials())
         if arm is not None and arm.drafters and outcome.steps:
@@ -144,6 +152,7 @@ class Engagement:
         if connected:
             self._decision = learner.choose(model, self._backend.arms_for(connected.values()), context)
         self._pending = self._decision.arm
+        self._backend.metrics.chosen(model, self._pending)
         learner.begin(model, self._pending)
         return self._pending
 
@@ -198,4 +207,9 @@ class Engagement:
                 self._gone.drafters.update({error.value} & set(speculation.drafters))
             log.debug("drafters not changed", request_id=self._request_id, why=error.message)
             return
+        self._span.event("drafters changed", {"paceline.arm": self._shown(arm)})
         self._attribution.changed(arm)
+
+    def _shown(self, arm: Arm) -> str:
+        """In a span: what clients named is theirs."""
+        return str(arm) if self._wish.free else "off" if self._wish.off else "named by the client"

@@ -74,7 +74,8 @@ class Finding:
             if wait_s <= 0.0 or self._idle_failures > MAX_IDLE_FAILURES:
                 raise self._given_up(num_relayed)
             # Besides announcements, verifiers that were busy are tried again.
-            await roster.announcement(min(wait_s, BUSY_S, self._checked_time(num_relayed)))
+            with self._backend.metrics.waiting.track_inprogress():
+                await roster.announcement(min(wait_s, BUSY_S, self._checked_time(num_relayed)))
 
     def another(self, beside: Member) -> Member | None:
         """The least loaded verifier for a second attempt: of the same model, not the same process, a session free."""

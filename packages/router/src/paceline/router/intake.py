@@ -15,9 +15,11 @@ from paceline.router.backend import Backend
 from paceline.router.checks import check_request
 from paceline.router.convert import wish_from_proto
 from paceline.router.countdown import TimeLeft, countdown, sooner
+from paceline.router.observed import Observed
 from paceline.router.relay import Relay
 from paceline.v1 import generation_pb2
 from paceline.wire.errors import PacelineError
+from paceline.wire.tracing import NO_SPAN, Kind, Span
 
 
 class Intake:
@@ -48,6 +50,7 @@ class Intake:
         requests: Sequence[generation_pb2.GenerateRequest],
         time_left: TimeLeft,
         caller: Caller = ANYBODY,
+        traceparent: str = "",
     ) -> Iterator[list[Answering]]:
         """Requests that belong together, in progress: all of them get a place, or none does. They hold it until exit.
 
@@ -55,18 +58,40 @@ class Intake:
             requests: unset ids and seeds are drawn and set, and tenants are those of the caller.
             time_left: until the client's deadline.
             caller: on whose behalf.
+            traceparent: of the client's span; empty if it has none.
 
         Raises:
             PacelineError: what `check_request` says of any of them; DRAINING, OVERLOADED, DUPLICATE_REQUEST;
                 RATE_LIMITED, PROMPT_TOO_LONG or OUT_OF_RANGE for more than the caller's tenant may use.
         """
-        for request in requests:
-            check_request(request)
-            self._complete(request, caller)
         time_left = sooner(time_left, countdown(self._max_request_s, self.backend.clock))
         with ExitStack() as places:
-            self._enter(places, requests, caller.quota)
-            yield [self._begun(request, time_left, caller.quota) for request in requests]
+            try:
+                for request in requests:
+                    check_request(request)
+                    self._complete(request, caller)
+                self._enter(places, requests, caller.quota)
+            except PacelineError as error:
+                self.backend.metrics.refused(error.reason.value)
+                raise
+            spans = [self._span(request, traceparent) for request in requests]
+            for span in spans:
+                places.callback(span.end)  # of one whose events nobody asked for
+            yield [
+                self._begun(request, time_left, caller.quota, span)
+                for request, span in zip(requests, spans, strict=True)
+            ]
+
+    def _span(self, request: generation_pb2.GenerateRequest, traceparent: str) -> Span:
+        if not self.backend.spans.on:
+            return NO_SPAN
+        told = {
+            "gen_ai.operation.name": "chat" if request.WhichOneof("prompt") == "messages" else "text_completion",
+            "gen_ai.response.id": request.request_id,
+            "gen_ai.request.temperature": request.sampling.temperature,
+            "gen_ai.request.max_tokens": request.limits.max_tokens,
+        }
+        return self.backend.spans.begin("request", traceparent, told, Kind.SERVER)
 
     def _complete(self, request: generation_pb2.GenerateRequest, caller: Caller) -> None:
         request.tenant = caller.tenant_for(request.tenant)
@@ -98,6 +123,9 @@ class Intake:
         request: generation_pb2.GenerateRequest,
         time_left: TimeLeft,
         quota: Quota | None,
+        span: Span,
     ) -> Answering:
-        relay = Relay(request, wish_from_proto(request.speculation), self.backend, time_left)
-        return relay if quota is None else Metered(relay, quota, self.backend.clock)
+        backend = self.backend
+        relay = Relay(request, wish_from_proto(request.speculation), backend, time_left, span)
+        answering = relay if quota is None else Metered(relay, quota, backend.clock)
+        return Observed(answering, backend.metrics, span, backend.clock)

@@ -82,6 +82,7 @@ class Learner:
         self._pending: dict[str, Counter[Arm]] = {}
         self._open = False
         self._warned = False
+        self.num_store_failures = 0
         self._wake = asyncio.Event()
         self._closing = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -114,6 +115,11 @@ class Learner:
     def knowledge(self) -> Knowledge:
         """What is believed now."""
         return self._current
+
+    @property
+    def store_up(self) -> bool:
+        """Whether the store could be used when it was last."""
+        return not self._warned
 
     @property
     def wants_estimates(self) -> bool:
@@ -195,6 +201,7 @@ class Learner:
                 await self._exchange()
         except StoreError as error:
             self._open = False
+            self.num_store_failures += 1
             if not self._warned:
                 log.warning("nothing can be stored; choosing goes on from memory", why=str(error))
             self._warned = True

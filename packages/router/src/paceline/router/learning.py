@@ -39,6 +39,7 @@ class Learning:
         self.policies = policies
         self._make_store = make_store
         self._learner = Learner(policies[name](), make_store())
+        self._past_failures = 0  # of the stores of learners before
         self._changing = asyncio.Lock()
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -65,6 +66,7 @@ class Learning:
                 await new.close()
                 raise
             new.succeed(old)
+            self._past_failures += old.num_store_failures
             self.name, self._learner = name, new
             task = asyncio.create_task(old.close(), name="learner before")
             self._closing.add(task)
@@ -74,6 +76,16 @@ class Learning:
 
     async def close(self) -> None:
         await asyncio.gather(self._learner.close(), *self._closing)
+
+    @property
+    def store_up(self) -> bool:
+        """Whether what is learnt could be stored when that was last tried."""
+        return self._learner.store_up
+
+    @property
+    def num_store_failures(self) -> int:
+        """Times that the store could not be used."""
+        return self._past_failures + self._learner.num_store_failures
 
     @property
     def wants_estimates(self) -> bool:

@@ -25,6 +25,7 @@ from paceline.router.totals import merge_outcomes
 from paceline.router.watch import Watch
 from paceline.router.wish import Wish
 from paceline.v1 import generation_pb2
+from paceline.wire.tracing import NO_SPAN, Kind, Span, Value, metadata_of
 
 log = structlog.get_logger()
 
@@ -48,11 +49,18 @@ class Relay:
         wish: what it says of speculation.
         backend: shared parts.
         time_left: until the client's deadline.
+        span: of the request.
     """
 
     def __init__(
-        self, request: generation_pb2.GenerateRequest, wish: Wish, backend: Backend, time_left: TimeLeft
+        self,
+        request: generation_pb2.GenerateRequest,
+        wish: Wish,
+        backend: Backend,
+        time_left: TimeLeft,
+        span: Span = NO_SPAN,
     ) -> None:
+        self._span = span
         self._request = request
         self._wish = wish
         self._prompt = prompt_from_proto(request)
@@ -75,7 +83,7 @@ class Relay:
             PacelineError: see `Finding.verifier`.
         """
         while not self._finished:
-            verifier = await self._finding.verifier(len(self._relayed), self._complete())
+            verifier = await self._found()
             if verifier is None:
                 yield self._finished_by_length()
                 return
@@ -88,6 +96,15 @@ class Relay:
                         if relayed is not None:
                             yield relayed
 
+    async def _found(self) -> Member | None:
+        choosing = self._span.child("choose")
+        try:
+            verifier = await self._finding.verifier(len(self._relayed), self._complete())
+            choosing.set({"paceline.verifier": verifier.member_id if verifier is not None else ""})
+            return verifier
+        finally:
+            choosing.end()
+
     def _said(self, verifier: Member, places: ExitStack) -> AsyncGenerator[Said]:
         """What a verifier says, or, if its first token is late, what the first of two says. `places` are theirs."""
         first = self._attempt(verifier, places.enter_context(self._backend.roster.place(verifier)))
@@ -99,7 +116,7 @@ class Relay:
         verifier = self._finding.another(beside)
         if verifier is None:
             return None
-        log.info("second verifier asked", verifier=verifier.member_id, request_id=self._request.request_id)
+        log.info("second verifier asked", verifier=verifier.member_id, **self._names())
         return self._attempt(verifier, places.enter_context(self._backend.roster.place(verifier)), spare=True)
 
     async def _attempt(self, verifier: Member, place: Place, spare: bool = False) -> AsyncGenerator[Said]:
@@ -111,6 +128,12 @@ class Relay:
             spare: another was asked before, so until this one has a token its refusal isn't the request's end.
         """
         backend = self._backend
+        told: dict[str, Value] = {
+            "paceline.verifier": verifier.member_id,
+            "paceline.after_tokens": len(self._relayed),
+            "paceline.hedge": spare,
+        }
+        span = self._span.child("attempt", told, Kind.CLIENT)
         engagement = Engagement(
             backend,
             verifier,
@@ -120,6 +143,7 @@ class Relay:
             self._request.sampling.temperature,
             self._gone,
             continuing=self._started,
+            span=span,
         )
         request = attempt_request(
             self._request, verifier.model, self._relayed, engagement.speculation, backend.segment_tokens
@@ -131,7 +155,8 @@ class Relay:
             lambda: roster.announced_s(verifier),
             lambda: self._finding.elsewhere(verifier),
         )
-        calls = backend.verifiers.generate(verifier.address, request, self._time_left(), watch)
+        metadata = metadata_of(span)
+        calls = backend.verifiers.generate(verifier.address, request, self._time_left(), watch, metadata)
         step: generation_pb2.GenerateEvent | None = None
         try:
             with place:
@@ -146,8 +171,10 @@ class Relay:
             if not self._finished:
                 raise VerifierError("UNAVAILABLE", "its stream ended before the answer did")
         except VerifierError as error:
+            span.end("" if self._finished else error.reason.value if error.reason is not None else error.code)
             self._failed(error, verifier, engagement, spare)
         finally:
+            span.end()
             await engagement.close()
 
     def _take(self, event: generation_pb2.GenerateEvent, engagement: Engagement) -> generation_pb2.GenerateEvent | None:
@@ -186,6 +213,7 @@ class Relay:
         self._num_lost_outcomes = len(self._outcomes)
         may_drop = bool(engagement.speculation.drafters) and (self._wish.free or self._started)
         verdict = judge(error, may_drop=may_drop, named=bool(self._wish.drafters), continuing=self._started)
+        self._backend.metrics.attempt_failed(verdict)
         if spare and not self._relayed and verdict in (Verdict.REFUSED, Verdict.DRAFTER_ELSEWHERE):
             return
         if verdict is Verdict.REFUSED:
@@ -198,11 +226,16 @@ class Relay:
             log.warning(
                 "verifier lost",
                 verifier=verifier.member_id,
-                request_id=self._request.request_id,
+                **self._names(),
                 after_tokens=len(self._relayed),
                 why=f"{error.code}: {error.message}"[:200],
             )
         self._finding.failed(verdict, error, verifier)
+
+    def _names(self) -> dict[str, str]:
+        """What the request is known by, for logs."""
+        trace_id = self._span.trace_id
+        return {"request_id": self._request.request_id} | ({"trace_id": trace_id} if trace_id else {})
 
     def _complete(self) -> bool:
         """All tokens were relayed; only the end of the stream is missing."""

@@ -21,8 +21,10 @@ from paceline.router.hedging import Hedging
 from paceline.router.intake import Intake
 from paceline.router.learning import Learning
 from paceline.router.member import Role
+from paceline.router.metrics import Metrics
 from paceline.router.policies import POLICIES
 from paceline.router.policies.base import PolicyOptions
+from paceline.router.present import Present
 from paceline.router.registry import Registry
 from paceline.router.roster import Roster
 from paceline.router.service import RegistryService, RouterService
@@ -32,11 +34,14 @@ from paceline.router.state.base import StoreError
 from paceline.router.trial_book import TrialBook
 from paceline.router.trials import Rule
 from paceline.router.verifiers import Verifiers
+from paceline.router.version import VERSION
 from paceline.v1 import admin_pb2_grpc, router_pb2_grpc
 from paceline.wire import logs
 from paceline.wire.channel import connect
+from paceline.wire.registry import OnLoop
 from paceline.wire.server import Server, run
 from paceline.wire.settings import StartupError
+from paceline.wire.telemetry import Telemetry
 from paceline.wire.waiting import happens
 
 if TYPE_CHECKING:
@@ -54,6 +59,7 @@ class Router:
 
     def __init__(self, settings: RouterSettings) -> None:
         self.settings = settings
+        self.telemetry = Telemetry(settings, "router", VERSION)
         options = PolicyOptions(fixed_drafters=fixed_drafters(settings.fixed_arm))
         self.backend = Backend(
             roster=Roster(Registry(settings.lease_s), time.monotonic),
@@ -71,11 +77,14 @@ class Router:
             affinity=Affinity(settings.affinity_slack, secrets.token_bytes(32)),
             hedging=Hedging(settings.hedge_after_s, settings.hedge_share),
             clock=time.monotonic,
+            metrics=Metrics(self.telemetry.registry),
+            spans=self.telemetry.spans,
         )
         self.lock = Lock(settings)
         self.server = Server(settings, SERVICES, self.lock.tokens)
         self.admission = Admission(settings.max_requests)
         self.intake = Intake(self.backend, self.admission, max_request_s=settings.max_request_s or None)
+        self.telemetry.registry.register(OnLoop(Present(self.intake), asyncio.get_running_loop()))
         self.door = self._make_door()
         self.admin = self._make_admin(admin_address(settings))
         service = RouterService(self.intake, self.lock.access)
@@ -112,6 +121,9 @@ class Router:
             raise StartupError(str(error)) from error
         log.info("state opened", state=shown(self.settings.state), policy=self.settings.policy)
         self._sweeper = asyncio.create_task(self._sweep(), name="sweeper")
+        self.telemetry.open()
+        if self.telemetry.address:
+            self.server.other_addresses["metrics"] = self.telemetry.address
         await self._open_admin()
         if self.door is not None:
             await self.door.open()
@@ -156,6 +168,7 @@ class Router:
             self._sweeper.cancel()
         await self.backend.verifiers.close()
         await self.backend.learner.close()
+        await self.telemetry.close()
 
 
 def fixed_drafters(setting: str) -> tuple[str, ...] | None:

@@ -20,6 +20,7 @@ from paceline.router.version import VERSION
 from paceline.v1 import generation_pb2, router_pb2, router_pb2_grpc
 from paceline.wire.guard import bearer_in
 from paceline.wire.status import DETAILS_KEY
+from paceline.wire.tracing import traceparent_in
 from paceline.wire.version import make_peer
 
 PACKAGE = "paceline-router"
@@ -42,8 +43,10 @@ class RouterService(router_pb2_grpc.RouterServicer):
     async def Generate(
         self, request: generation_pb2.GenerateRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[generation_pb2.GenerateEvent]:
-        caller = self._access.for_method(GENERATE, bearer_in(context.invocation_metadata()))
-        with self._intake.accepted([request], context.time_remaining, caller) as (answering,):
+        metadata = context.invocation_metadata()
+        caller = self._access.for_method(GENERATE, bearer_in(metadata))
+        traceparent = traceparent_in(metadata) if self._backend.spans.on else ""
+        with self._intake.accepted([request], context.time_remaining, caller, traceparent) as (answering,):
             try:
                 async with aclosing(answering.events()) as events:
                     async for event in events:

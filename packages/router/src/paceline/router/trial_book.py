@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
@@ -37,9 +38,13 @@ class TrialBook:
         rule: decides.
         every: one in so many requests that would have had the drafter gets the one on trial.
         draw: a number in [0, 1) at each call.
+
+    Attributes:
+        verdicts: how many there were, by their outcome.
     """
 
     def __init__(self, rule: Rule, every: int, draw: Callable[[], float]) -> None:
+        self.verdicts: Counter[Outcome] = Counter()
         self._rule = rule
         self._every = every
         self._draw = draw
@@ -82,6 +87,7 @@ class TrialBook:
         return self._trials.setdefault(drafter_id, _Trial())
 
     def _say(self, drafter_id: str, known: _Trial) -> None:
+        self.verdicts[known.outcome] += 1
         log.info(
             "trial decided",
             drafter=drafter_id,

@@ -20,6 +20,8 @@ from paceline.wire.status import DETAILS_KEY, from_rpc_error
 
 ENGAGE_TIMEOUT_S = 5.0
 
+Metadata = tuple[tuple[str, str], ...]
+
 
 @dataclass(slots=True)
 class _Line:
@@ -43,12 +45,17 @@ class Verifiers:
         self._closing: set[asyncio.Task[None]] = set()
 
     async def generate(
-        self, address: str, request: generation_pb2.GenerateRequest, timeout_s: float | None, watch: Watch | None = None
+        self,
+        address: str,
+        request: generation_pb2.GenerateRequest,
+        timeout_s: float | None,
+        watch: Watch | None = None,
+        metadata: Metadata | None = None,
     ) -> AsyncGenerator[generation_pb2.GenerateEvent]:
         """The events of one call, for as long as somebody seems to be there. Close the generator to cancel the call.
         Raises VerifierError."""
         with self._line(address) as stub:
-            call = stub.Generate(request, timeout=timeout_s)
+            call = stub.Generate(request, timeout=timeout_s, metadata=metadata)
             with _watched(call, watch) as given_up:
                 try:
                     async for event in call:

@@ -16,6 +16,7 @@ from paceline.wire.revision import MANIFEST, parse_manifest
 from paceline.wire.revision_folder import LIMITS, SIGNATURE, signature_in
 from paceline.wire.settings import StartupError
 from paceline.wire.signature import new_key, signer, write_private
+from paceline.wire.tracing import NO_SPAN, Span, metadata_of
 from paceline.wire.upload import agreed
 
 _TOLD = ("drafter", "model", "tokenizer_hash", "format", "parent")
@@ -53,9 +54,14 @@ def publish(settings: PublishSettings) -> int:
 
 
 async def send_folder(
-    trainer: trainer_pb2_grpc.TrainerStub, folder: Path, manifest: trainer_pb2.RevisionManifest, signature: bytes = b""
+    trainer: trainer_pb2_grpc.TrainerStub,
+    folder: Path,
+    manifest: trainer_pb2.RevisionManifest,
+    signature: bytes = b"",
+    span: Span = NO_SPAN,
 ) -> trainer_pb2.Revision:
-    """Publishes the files that a manifest lists. Raises AioRpcError, and OSError for what can't be read."""
+    """Publishes the files that a manifest lists, as a part of `span`. Raises AioRpcError, and OSError for what can't be
+    read."""
     with Bar("publishing", sum(file.size for file in manifest.files)) as bar:
 
         async def parts() -> AsyncIterator[trainer_pb2.PublishRevisionRequest]:
@@ -67,7 +73,7 @@ async def send_folder(
                 yield trainer_pb2.PublishRevisionRequest(chunk=chunk)
                 bar.advance(len(chunk))
 
-        call = trainer.PublishRevision(parts())
+        call = trainer.PublishRevision(parts(), metadata=metadata_of(span))
         return (await call).revision
 
 

@@ -87,6 +87,9 @@ class RevisionStore:
             elif _ID.fullmatch(path.name):
                 self._load(path)
 
+    def __len__(self) -> int:
+        return len(self._revisions)
+
     def _load(self, folder: Path) -> None:
         try:
             content = (folder / MANIFEST).read_bytes()

@@ -11,6 +11,7 @@ from pathlib import Path
 import structlog
 
 from paceline.trainer.durable import FolderInUse, lock_folder, make_private_folder
+from paceline.trainer.metrics import Metrics
 from paceline.trainer.replay import MIB, ReplayBuffer, replay_bounds
 from paceline.trainer.revisions import RevisionStore
 from paceline.trainer.segment import NewerFormat
@@ -22,6 +23,7 @@ from paceline.wire import logs
 from paceline.wire.membership import Membership
 from paceline.wire.server import Server, run
 from paceline.wire.settings import StartupError
+from paceline.wire.telemetry import Telemetry
 from paceline.wire.version import make_peer
 
 log = structlog.get_logger()
@@ -34,7 +36,10 @@ class Trainer:
 
     def __init__(self, settings: TrainerSettings) -> None:
         self.server = Server(settings, [SERVICE])
-        self.service = TrainerService(time.time)
+        self.telemetry = Telemetry(settings, "trainer", VERSION)
+        metrics = Metrics(self.telemetry.registry)
+        self.service = TrainerService(time.time, metrics=metrics, spans=self.telemetry.spans)
+        metrics.show(lambda: self.service.stores, lambda: len(self.service.watchers))
         trainer_pb2_grpc.add_TrainerServicer_to_server(self.service, self.server.grpc)
         self._settings = settings
         self._id = settings.trainer_id or f"trainer-{secrets.token_hex(4)}"
@@ -42,7 +47,10 @@ class Trainer:
         self._membership: Membership | None = None
 
     async def start(self) -> None:
-        """Raises StartupError if the folder can't be used."""
+        """Raises StartupError if the folder, or the address for metrics, can't be used."""
+        self.telemetry.open()
+        if self.telemetry.address:
+            self.server.other_addresses["metrics"] = self.telemetry.address
         folder = self._settings.data.expanduser()
         try:
             self.service.stores = await self._open(folder)
@@ -92,6 +100,7 @@ class Trainer:
             await self.service.stores.replay.close()
         if self._lock is not None:
             os.close(self._lock)
+        await self.telemetry.close()
 
     async def _leave(self) -> None:
         membership, self._membership = self._membership, None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +15,14 @@ from paceline.trainer.convert import lesson_batches, lessons_from_proto
 from paceline.trainer.durable import storage_error
 from paceline.trainer.incoming import Incoming
 from paceline.trainer.manifest import check_signature
+from paceline.trainer.metrics import Metrics
 from paceline.trainer.replay import ReplayBuffer
 from paceline.trainer.revisions import RevisionStore, StoredRevision
 from paceline.trainer.segment import ID_BYTES
 from paceline.trainer.watchers import Watchers
 from paceline.v1 import trainer_pb2, trainer_pb2_grpc
 from paceline.wire.errors import PacelineError, Reason, out_of_range
+from paceline.wire.tracing import NO_SPANS, Kind, Spans, traceparent_in
 from paceline.wire.upload import go_on
 
 log = structlog.get_logger()
@@ -39,9 +42,18 @@ class Stores:
 
 
 class TrainerService(trainer_pb2_grpc.TrainerServicer):
-    """See trainer.proto. `stores` is set once they are open; `clock` tells Unix time in seconds."""
+    """See trainer.proto. `stores` is set once they are open; `clock` tells Unix time in seconds; `metrics` count what
+    comes, and `spans` tell of what is published."""
 
-    def __init__(self, clock: Callable[[], float], idle_s: float = IDLE_S) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        idle_s: float = IDLE_S,
+        metrics: Metrics | None = None,
+        spans: Spans = NO_SPANS,
+    ) -> None:
+        self.metrics = metrics or Metrics()
+        self._spans = spans
         self.stores: Stores | None = None
         self.watchers = Watchers()
         self._clock = clock
@@ -65,10 +77,22 @@ class TrainerService(trainer_pb2_grpc.TrainerServicer):
     async def Submit(
         self, request: trainer_pb2.SubmitRequest, context: grpc.aio.ServicerContext
     ) -> trainer_pb2.SubmitResponse:
-        replay = self.ready().replay
-        records = await asyncio.to_thread(lessons_from_proto, request)
-        stored = await replay.add(records)
+        with self._counted("Submit"), self.metrics.submit.time():
+            replay = self.ready().replay
+            records = await asyncio.to_thread(lessons_from_proto, request)
+            stored = await replay.add(records)
+        self.metrics.lessons.labels("stored").inc(stored)
+        self.metrics.lessons.labels("duplicate").inc(len(records) - stored)
         return trainer_pb2.SubmitResponse(stored=stored, duplicates=len(records) - stored)
+
+    @contextmanager
+    def _counted(self, method: str) -> Iterator[None]:
+        """Counts what is refused."""
+        try:
+            yield
+        except PacelineError as error:
+            self.metrics.refused.labels(method, error.reason.value).inc()
+            raise
 
     async def GetReplay(
         self, request: trainer_pb2.GetReplayRequest, context: grpc.aio.ServicerContext
@@ -94,6 +118,25 @@ class TrainerService(trainer_pb2_grpc.TrainerServicer):
             yield trainer_pb2.ReadLessonsResponse(lessons=batch)
 
     async def PublishRevision(
+        self,
+        request_iterator: AsyncIterator[trainer_pb2.PublishRevisionRequest],
+        context: grpc.aio.ServicerContext,
+    ) -> trainer_pb2.PublishRevisionResponse:
+        parent = traceparent_in(context.invocation_metadata()) if self._spans.on else ""
+        span = self._spans.begin("publish revision", parent, kind=Kind.SERVER)
+        try:
+            with self._counted("PublishRevision"):
+                response = await self._received_revision(request_iterator, context)
+            revision = response.revision
+            span.set({"paceline.revision": revision.revision_id, "paceline.line": revision.manifest.drafter})
+            return response
+        except PacelineError as error:
+            span.end(error.reason.value)
+            raise
+        finally:
+            span.end()
+
+    async def _received_revision(
         self,
         request_iterator: AsyncIterator[trainer_pb2.PublishRevisionRequest],
         context: grpc.aio.ServicerContext,
@@ -124,6 +167,7 @@ class TrainerService(trainer_pb2_grpc.TrainerServicer):
         async def publish() -> StoredRevision:
             stored, is_new = await asyncio.to_thread(revisions.publish, incoming, self._clock(), signature)
             if is_new:
+                self.metrics.published.inc()
                 log.info("revision published", revision=stored.revision_id, drafter=stored.drafter)
                 if revisions.get(stored.revision_id).in_use:  # it may have been withdrawn since
                     self.watchers.publish(stored)
@@ -146,6 +190,7 @@ class TrainerService(trainer_pb2_grpc.TrainerServicer):
         async def withdraw() -> StoredRevision:
             stored, is_new = await asyncio.to_thread(revisions.withdraw, request.revision_id, request.reason)
             if is_new:
+                self.metrics.withdrawn.inc()
                 log.info("revision withdrawn", revision=stored.revision_id, drafter=stored.drafter, why=request.reason)
                 self.watchers.withdraw(stored, revisions.newest_in_use(stored.drafter))
             return stored

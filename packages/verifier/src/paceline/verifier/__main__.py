@@ -22,7 +22,7 @@ from paceline.verifier.engine import Engine, EngineLimits
 from paceline.verifier.grammar.compiler import Compiler
 from paceline.verifier.lessons import Lessons
 from paceline.verifier.memory import free_memory, give_back
-from paceline.verifier.metrics import Metrics
+from paceline.verifier.metrics import Metrics, show_lessons
 from paceline.verifier.model.batch import SessionPlan, StepPlan
 from paceline.verifier.model.blocks import BLOCK_TOKENS
 from paceline.verifier.model.engines import Opened, open_target
@@ -39,12 +39,12 @@ from paceline.verifier.shadow_book import ShadowBook
 from paceline.verifier.shadow_scorer import ShadowScorer
 from paceline.verifier.step_times import Regardless, StepTimes
 from paceline.verifier.version import VERSION
+from paceline.verifier.vllm_metrics import VllmMetrics
 from paceline.wire import logs
 from paceline.wire.membership import Membership
-from paceline.wire.metrics import MetricsServer
 from paceline.wire.server import Server, run
 from paceline.wire.settings import Command, StartupError, run_commands
-from paceline.wire.tls import listening_tls
+from paceline.wire.telemetry import Telemetry
 from paceline.wire.version import make_peer
 
 log = structlog.get_logger()
@@ -66,8 +66,9 @@ class Verifier:
         self._started_s = time.monotonic()
         self.state = VerifierState(settings, settings.verifier_id or f"verifier-{secrets.token_hex(4)}")
         self.server = Server(settings, [SERVICE])
-        self._metrics = Metrics()
-        self._metrics_server: MetricsServer | None = None
+        self.telemetry = Telemetry(settings, "verifier", VERSION)
+        self.state.spans = self.telemetry.spans
+        self._metrics = Metrics(self.telemetry.registry)
         self._trainers: list[str] = []
         self._shadows: ShadowScorer | None = None
         self._membership: Membership | None = None
@@ -76,11 +77,9 @@ class Verifier:
 
     async def start(self) -> None:
         settings, state = self.settings, self.state
-        if settings.metrics_listen:
-            self._metrics_server = MetricsServer(
-                settings.metrics_listen, self._metrics.registry, listening_tls(settings)
-            )
-            log.info("metrics", address=self._metrics_server.address)
+        self.telemetry.open()
+        if self.telemetry.address:
+            self.server.other_addresses["metrics"] = self.telemetry.address
         self._ranks = await asyncio.to_thread(join, settings, self._place)
         opened = await load(settings, self._place)
         if self._ranks is not None:
@@ -113,6 +112,7 @@ class Verifier:
             default_max_tokens=settings.default_max_tokens,
             max_nodes=settings.max_nodes,
         )
+        self._show(opened, name, lessons)
         engine.start()
         lessons.start()
         if scores is not None:
@@ -125,6 +125,15 @@ class Verifier:
             self._membership = Membership(settings.router.split(","), settings, self._describe, self._on_roster)
             self._membership.start()
             self._renewal = asyncio.create_task(self._renew_on_change(self._membership))
+
+    def _show(self, opened: Opened, name: str, lessons: Lessons) -> None:
+        """What there is to see once the model is there."""
+        metrics, target = self._metrics, opened.target
+        metrics.loaded(name, opened.engine, target.dtype, target.device)
+        metrics.drafts.show(self.state.hub)
+        show_lessons(metrics.registry, lessons)
+        if self.settings.vllm_metrics:
+            metrics.registry.register(VllmMetrics(metrics, name))
 
     def _trainer(self) -> str:
         if self.settings.trainer:
@@ -183,8 +192,7 @@ class Verifier:
             await self.state.loaded.engine.stop()
         if self._ranks is not None:
             await asyncio.to_thread(self._ranks.leave)
-        if self._metrics_server is not None:
-            await asyncio.to_thread(self._metrics_server.close)
+        await self.telemetry.close()
 
 
 def join(settings: VerifierSettings, place: Place) -> Ranks | None:

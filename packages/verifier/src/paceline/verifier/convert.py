@@ -248,6 +248,7 @@ def opened_message(
         memory_key=memory_key,
         max_nodes=max_nodes,
         least_value=least_value,
+        traceparent=session.traceparent,
     )
 
 
@@ -259,6 +260,7 @@ def shadow_message(
     digest = session.digest_at(length)
     assert digest is not None
     opened.session_id, opened.digest, opened.shadow = session_id, digest, True
+    opened.traceparent = ""  # no part of what the request waits for
     del opened.tokens[length:]
     return opened
 

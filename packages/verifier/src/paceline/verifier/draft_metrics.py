@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter as Count
+from collections.abc import Callable, Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
+from paceline.verifier.hub import DrafterHub
+from paceline.wire.errors import Reason
+from paceline.wire.registry import OTHERS, Names, Reading, Row
+
 DRAFT_S = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
 MAX_POSITIONS = 32  # that are told apart; what is deeper counts with the last
 MAX_DRAFTERS = 64  # that are told apart: drafters choose their names, and each name is several time series
 MAX_PROPOSERS = 64  # pairs of a drafter's name and a strategy
-OTHERS = "others"
+__all__ = ["MAX_DRAFTERS", "MAX_POSITIONS", "MAX_PROPOSERS", "OTHERS", "DepthCounts", "DraftMetrics", "StreamMetrics"]
 
 ALL, EACH = "paceline:spec_decode", "paceline:drafter"
 TESTED, RIGHT = "Candidates verified whose parent was right", "Candidates that the target picked"
@@ -44,6 +49,7 @@ class DepthCounts(Collector):
     """
 
     def __init__(self) -> None:
+        self.num_candidates = 0  # that were verified, each once; whoever verifies adds them
         self._all = _Depths()
         self._by_proposer: dict[Proposer, _Depths] = {}
 
@@ -63,23 +69,41 @@ class DepthCounts(Collector):
         """For the registry, in a thread of its own."""
         labels = ["position"]
         tested = CounterMetricFamily(f"{ALL}_num_draft_tokens_per_pos", f"{TESTED}, by depth", labels=labels)
-        right = CounterMetricFamily(f"{ALL}_num_accepted_tokens_per_pos", f"{RIGHT}, by depth", labels=labels)
-        _add(tested, right, [], self._all)
+        right = self.accepted_by_position()
+        _add(tested, [], self._all.tested, self._all.tested)
         yield from (tested, right)
         labels = ["drafter", "strategy", "position"]
         tested = CounterMetricFamily(f"{EACH}_draft_tokens_per_pos", f"{TESTED}, for each proposer", labels=labels)
         right = CounterMetricFamily(f"{EACH}_accepted_tokens_per_pos", f"{RIGHT}, for each proposer", labels=labels)
         for proposer, depths in sorted(self._by_proposer.copy().items()):
-            _add(tested, right, proposer, depths)
+            _add(tested, proposer, depths.tested, depths.tested)
+            _add(right, proposer, depths.tested, depths.right)
         yield from (tested, right)
+        yield from self.totals()
+
+    def totals(self) -> Iterator[CounterMetricFamily]:
+        """Candidates and those that became output, each once, whoever proposed it."""
+        yield CounterMetricFamily(
+            f"{ALL}_num_candidates", "Candidates verified, each once, whoever proposed it", self.num_candidates
+        )
+        yield CounterMetricFamily(
+            f"{ALL}_num_accepted_candidates",
+            "Candidates that the target picked, each once, whoever proposed it",
+            sum(self._all.right),
+        )
+
+    def accepted_by_position(self) -> CounterMetricFamily:
+        """Those that became output, by depth."""
+        right = CounterMetricFamily(f"{ALL}_num_accepted_tokens_per_pos", f"{RIGHT}, by depth", labels=["position"])
+        _add(right, [], self._all.tested, self._all.right)
+        return right
 
 
-def _add(tested: CounterMetricFamily, right: CounterMetricFamily, labels: Iterable[str], depths: _Depths) -> None:
-    """What was tested at least once."""
-    for position, (of, ones) in enumerate(zip(depths.tested, depths.right, strict=True)):
+def _add(family: CounterMetricFamily, labels: Iterable[str], tested: list[int], counts: list[int]) -> None:
+    """Of depths at which something was tested at least once."""
+    for position, (of, count) in enumerate(zip(tested, counts, strict=True)):
         if of:
-            tested.add_metric([*labels, str(position)], of)
-            right.add_metric([*labels, str(position)], ones)
+            family.add_metric([*labels, str(position)], count)
 
 
 class DraftMetrics:
@@ -99,7 +123,8 @@ class DraftMetrics:
         )
         self.depths = DepthCounts()
         registry.register(self.depths)
-        self._drafters: set[str] = set()
+        self._drafters = Names(MAX_DRAFTERS)
+        self._registry = registry
         self._seconds = Histogram(
             "paceline:draft_seconds",
             "A tree's making, as its drafter says",
@@ -113,23 +138,79 @@ class DraftMetrics:
             ["drafter", "direction"],
             registry=registry,
         )
+        self._refusals = Counter(
+            "paceline:drafter_refusals",
+            "Messages of drafters that could not be used, by why",
+            ["drafter", "reason"],
+            registry=registry,
+        )
+        self._quarantines = Counter(
+            "paceline:drafter_quarantines",
+            "Times that a drafter was put into quarantine for such messages",
+            ["drafter"],
+            registry=registry,
+        )
+
+    def show(self, hub: DrafterHub) -> None:
+        """Where those that are connected are looked up, each time somebody looks."""
+
+        def connected() -> Iterator[Row]:
+            names = Count(self._drafters.of(link.info.name) for link in hub.links.copy().values())
+            return (((name,), count) for name, count in names.items())
+
+        def quarantined() -> Iterator[Row]:
+            links = hub.links.copy().values()
+            names = Count({self._drafters.of(link.info.name): 0 for link in links})
+            names.update(self._drafters.of(link.info.name) for link in links if link.quarantined)
+            return (((name,), count) for name, count in names.items())
+
+        labels = ("drafter",)
+        Reading(
+            self._registry, "gauge", "paceline:drafters_connected", "Drafters that are connected", connected, labels
+        )
+        Reading(
+            self._registry,
+            "gauge",
+            "paceline:drafters_quarantined",
+            "Connected drafters that are in quarantine",
+            quarantined,
+            labels,
+        )
 
     def stream(self, drafter: str) -> StreamMetrics:
         """Those of a stream that a drafter with this name has opened."""
-        name = drafter if drafter in self._drafters or len(self._drafters) < MAX_DRAFTERS else OTHERS
-        self._drafters.add(name)
+        name = self._drafters.of(drafter)
         return StreamMetrics(
-            self._seconds.labels(name), self._bytes.labels(name, "received"), self._bytes.labels(name, "sent")
+            self._seconds.labels(name),
+            self._bytes.labels(name, "received"),
+            self._bytes.labels(name, "sent"),
+            self._quarantines.labels(name),
+            lambda reason: self._refusals.labels(name, reason.value).inc(),
         )
 
 
 class StreamMetrics:
     """What is counted of one Draft stream. A call takes a microsecond."""
 
-    def __init__(self, seconds: Histogram, received: Counter, sent: Counter) -> None:
+    def __init__(
+        self,
+        seconds: Histogram,
+        received: Counter,
+        sent: Counter,
+        quarantines: Counter,
+        count_refusal: Callable[[Reason], None],
+    ) -> None:
         self._seconds = seconds
         self._received = received
         self._sent = sent
+        self._quarantines = quarantines
+        self._count_refusal = count_refusal
+
+    def refused(self, reason: Reason, quarantine_s: float) -> None:
+        """A message could not be used, and costs the drafter so long in quarantine, or nothing."""
+        self._count_refusal(reason)
+        if quarantine_s:
+            self._quarantines.inc()
 
     def received(self, num_bytes: int) -> None:
         self._received.inc(num_bytes)

@@ -25,6 +25,7 @@ from paceline.verifier.model_thread import ModelThread
 from paceline.verifier.outlook import Outlook
 from paceline.verifier.pacing import Pacing
 from paceline.verifier.planning import grant, prefill_rows
+from paceline.verifier.request_metrics import ABORT, ERROR
 from paceline.verifier.session import Session
 from paceline.verifier.shadow_book import ShadowBook
 from paceline.verifier.shadow_replay import Costs
@@ -38,6 +39,7 @@ from paceline.wire.tree import ROOT
 
 log = structlog.get_logger()
 
+MAX_LOGGED = 8  # requests that a line of the log names
 STREAM_DELAY_S = 0.001  # after a step's start: the model's thread, not the streams, gets the interpreter first
 
 
@@ -165,6 +167,7 @@ class Engine:
             Reason.DRAINING, "the verifier is shutting down; repeat the request with what was committed"
         )
         for session in (*self._running.values(), *self._queue):
+            self.metrics.requests.ended(session, time.monotonic(), ERROR)
             session.fail(gone)
         await asyncio.to_thread(self._thread.close)  # a step may be in flight
 
@@ -172,10 +175,12 @@ class Engine:
         """Takes a session on. Raises OVERLOADED if the queue is full."""
         session.arrived_s = time.monotonic()
         if session.finish is not None:
+            self.metrics.requests.ended(session, session.arrived_s)
             session.emit_finished()
             return
         free = self._limits.max_sessions - len(self._running)  # as many leave the queue at once
         if len(self._queue) >= self._limits.max_queue + free:
+            self.metrics.requests.turned_away(session)
             raise PacelineError(
                 Reason.OVERLOADED,
                 f"{len(self._queue)} requests are waiting, the limit; try again later or add verifiers",
@@ -190,6 +195,7 @@ class Engine:
 
     def cancel(self, session: Session) -> None:
         """Frees the session's slot at once (a step in flight finishes without it)."""
+        self.metrics.requests.ended(session, time.monotonic(), ABORT)
         session.cancelled = True
         if session in self._queue:
             self._queue.remove(session)
@@ -254,7 +260,8 @@ class Engine:
                 self._account(planned, plan, result, taken)
             except Exception:
                 self.metrics.failures.inc()
-                log.exception("step failed", sessions=len(planned), rows=plan.num_rows)
+                requests = [part.session.request.request_id for part in planned[:MAX_LOGGED]]
+                log.exception("step failed", sessions=len(planned), rows=plan.num_rows, request_ids=requests)
                 error = PacelineError(Reason.INTERNAL, "its step failed; the verifier's log has the cause")
                 for part in planned:
                     self._fail(part.session, error)
@@ -320,7 +327,7 @@ class Engine:
         """For the first time."""
         assert session.slot is not None
         session.admitted_s = time.monotonic()
-        self.metrics.queue_time.observe(session.admitted_s - session.arrived_s)
+        self.metrics.requests.queue.observe(session.admitted_s - session.arrived_s)
         self.metrics.prompt_tokens.inc(session.length)
         self.work.prompt_tokens += session.length
         self.metrics.cached_tokens.inc(session.slot.length)
@@ -338,7 +345,12 @@ class Engine:
 
     def _preempt(self, session: Session) -> None:
         """Sends the session back to the head of the queue; most of what it had in the cache will still be there."""
-        log.info("preempted for want of cache", session=session.session_id, tokens=session.length)
+        log.info(
+            "preempted for want of cache",
+            session=session.session_id,
+            request_id=session.request.request_id,
+            tokens=session.length,
+        )
         self.metrics.preemptions.inc()
         self._leave(session)
         self._queue.appendleft(session)
@@ -477,8 +489,7 @@ class Engine:
             self._learn(part, outcome)
             self.metrics.generation_tokens.inc(len(tokens))
             self.work.generated_tokens += len(tokens)
-            if session.num_generated - len(tokens) == len(session.request.committed):
-                self.metrics.first_token.observe(now - session.arrived_s)
+            self.metrics.requests.output(session, now)
             if self._lessons is not None and rows.want_log_probs:
                 self._lessons.observe(session, outcome, tokens, part.candidates)
             session.total.elapsed_s = now - session.admitted_s
@@ -490,6 +501,7 @@ class Engine:
                 self._shadows.ended(session, len(self._running), engaged)
             self._unstreamed.append(session)
             if session.finish is not None:
+                self.metrics.requests.ended(session, now)
                 self._leave(session)
 
     def _learn(self, part: _Planned, outcome: SessionResult) -> None:
@@ -497,6 +509,7 @@ class Engine:
         total = part.session.total
         total.nodes += len(part.candidates)
         self.metrics.drafts.drafts.inc(bool(part.candidates))
+        self.metrics.drafts.depths.num_candidates += len(part.candidates)
         accepted = set(outcome.accepted)
         proposed: dict[str, int] = {}
         right: dict[str, int] = {}
@@ -532,5 +545,6 @@ class Engine:
         self.work.drafted(proposed, right)
 
     def _fail(self, session: Session, error: PacelineError) -> None:
+        self.metrics.requests.ended(session, time.monotonic(), ERROR)
         session.fail(error)
         self._leave(session)

@@ -64,6 +64,7 @@ class Verification:
         memory_key: of a session, what may be remembered of it under.
         least_value: probability of a path that can pay at all, as measured now.
         promise: of a session, what its candidates promise the next step, if that were its alone.
+        refused: is told why a message can't be used, and for how many seconds that quarantines the drafter.
     """
 
     vocab_size: int
@@ -71,6 +72,7 @@ class Verification:
     memory_key: Callable[[Session], bytes]
     least_value: Callable[[], float]
     promise: Callable[[Session], Promise]
+    refused: Callable[[Reason, float], None] = lambda _reason, _quarantine_s: None
 
 
 @dataclass(slots=True)
@@ -310,6 +312,7 @@ class DrafterLink:
             for source in self.sources:
                 session.total.credit(source).refused += 1
         quarantine_s = self._standing.refused(self._clock())
+        self._verification.refused(error.reason, quarantine_s)
         refusal = drafting_pb2.Refusal(
             reason=error.reason.value,
             detail=error.message[:500],

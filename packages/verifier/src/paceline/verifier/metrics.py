@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 from paceline.verifier.draft_metrics import DraftMetrics
-from paceline.verifier.version import VERSION
+from paceline.verifier.request_metrics import RequestMetrics
+from paceline.wire.registry import OTHERS, Figures, Names
 
 STEP_S = (0.001, 0.002, 0.004, 0.006, 0.008, 0.01, 0.012, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 5.0)
 GAP_S = (0.0001, 0.0002, 0.0003, 0.0005, 0.00075, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 1.0)
-LATENCY_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0)
 ROWS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512)
 MAX_STRATEGIES = 64  # that are told apart: drafters choose their names, and each name is a time series
-OTHERS = "others"
+__all__ = ["MAX_STRATEGIES", "OTHERS", "Metrics"]
 
 
 class Metrics:
     """The verifier's metrics. Cheap enough for every step: some microseconds.
 
+    Args:
+        registry: to show them in; None makes one.
+
     Attributes:
-        registry: of these metrics and no others.
+        registry: the same.
         drafts: what is told apart by drafter and depth.
+        requests: what is known of a request when it gets tokens, and when it ends.
     """
 
-    def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry = registry or CollectorRegistry()
         self.drafts = DraftMetrics(registry)
-        self._strategies: set[str] = set()
+        self.requests = RequestMetrics(registry)
+        self._strategies = Names(MAX_STRATEGIES)
         self.step = Histogram(
             "paceline:step_seconds",
             "A step in the model's thread: forward pass, sampling, compaction of the cache",
@@ -46,18 +52,6 @@ class Metrics:
         )
         self.rows = Histogram(
             "paceline:step_rows", "Rows of a step, over all sessions", buckets=ROWS, registry=registry
-        )
-        self.queue_time = Histogram(
-            "paceline:request_queue_time_seconds",
-            "From a request's arrival to its first admission",
-            buckets=LATENCY_S,
-            registry=registry,
-        )
-        self.first_token = Histogram(
-            "paceline:time_to_first_token_seconds",
-            "From a request's arrival to its first token",
-            buckets=LATENCY_S,
-            registry=registry,
         )
         self.prompt_tokens = Counter(
             "paceline:prompt_tokens", "Tokens of prompts, whether computed or shared", registry=registry
@@ -84,7 +78,9 @@ class Metrics:
         self.shadow_scores = Counter(
             "paceline:shadow_scores", "Drafters scored on text that they had no part in", registry=registry
         )
-        self.shadow_seconds = Counter("paceline:shadow_seconds", "Time that scoring took", registry=registry)
+        self.shadow_seconds = Counter(
+            "paceline:shadow_seconds", "Time that scoring such drafters took", registry=registry
+        )
         self.running = Gauge("paceline:num_requests_running", "Sessions that run", registry=registry)
         self.waiting = Gauge("paceline:num_requests_waiting", "Requests that wait for a session", registry=registry)
         self.cache_usage = Gauge(
@@ -95,7 +91,7 @@ class Metrics:
             "Share of blocks that no session holds and a later one may share, 0 to 1",
             registry=registry,
         )
-        Info("paceline:build", "Of this verifier", registry=registry).info({"version": VERSION})
+        self._model = Info("paceline:model", "The target, and what runs it", registry=registry)
 
     def show(
         self,
@@ -110,6 +106,10 @@ class Metrics:
         self.cache_usage.set_function(cache_usage)
         self.cache_remembered.set_function(cache_remembered)
 
+    def loaded(self, model_name: str, engine: str, dtype: str, device: str) -> None:
+        """The model is there."""
+        self._model.info({"model_name": model_name, "engine": engine, "dtype": dtype, "device": device})
+
     def stepped(self, seconds: float, num_rows: int, gap_s: float | None, wait_s: float) -> None:
         """A step is over. gap_s: None if there was none before it to count from."""
         self.step.observe(seconds)
@@ -120,7 +120,26 @@ class Metrics:
 
     def drafted(self, strategy: str, proposed: int, accepted: int) -> None:
         """What a step said about the candidates of a strategy."""
-        name = strategy if strategy in self._strategies or len(self._strategies) < MAX_STRATEGIES else OTHERS
-        self._strategies.add(name)
+        name = self._strategies.of(strategy)
         self.draft_tokens.labels(name).inc(proposed)
         self.accepted_tokens.labels(name).inc(accepted)
+
+
+class Taught(Protocol):
+    """What is shown of lessons (`paceline.verifier.lessons.Lessons`)."""
+
+    num_submitted: int
+    num_dropped: int
+    num_distrusted: int
+
+
+def show_lessons(registry: CollectorRegistry, lessons: Taught) -> None:
+    """Shows what became of lessons for the trainer."""
+    figures = Figures(registry)
+    figures.counter("paceline:lessons_submitted", "Lessons that a trainer took", lambda: lessons.num_submitted)
+    figures.counter("paceline:lessons_dropped", "Lessons that no trainer took in time", lambda: lessons.num_dropped)
+    figures.counter(
+        "paceline:lessons_distrusted",
+        "Lessons not made, since a drafter in quarantine had a part in them",
+        lambda: lessons.num_distrusted,
+    )

@@ -7,7 +7,8 @@ import hashlib
 import hmac
 import itertools
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +28,7 @@ from paceline.verifier.link import MAX_TREE_DEPTH, MAX_TREE_NODES, DrafterInfo, 
 from paceline.verifier.model.features import FeatureSource
 from paceline.verifier.model.target import Target
 from paceline.verifier.request import Request
+from paceline.verifier.request_spans import request_span, tell
 from paceline.verifier.session import FinishedEvent, SegmentEvent, Session
 from paceline.verifier.settings import VerifierSettings
 from paceline.verifier.shadow_book import ShadowBook
@@ -35,6 +37,7 @@ from paceline.verifier.text import TextStream
 from paceline.verifier.trie import MAX_TRIE_NODES
 from paceline.verifier.version import VERSION
 from paceline.wire.errors import PacelineError, Reason, out_of_range
+from paceline.wire.tracing import NO_SPANS, Span, Spans
 from paceline.wire.version import check_peer, make_peer
 
 log = structlog.get_logger()
@@ -71,6 +74,7 @@ class VerifierState:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     session_ids: Iterator[int] = field(default_factory=lambda: itertools.count(secrets.randbits(32) << 24))
     memory_secret: bytes = field(default_factory=lambda: secrets.token_bytes(32))
+    spans: Spans = NO_SPANS
 
     def ready(self) -> Loaded:
         """Raises LOADING until the model is there."""
@@ -97,6 +101,14 @@ class VerifierService(verifier_pb2_grpc.VerifierServicer):
     async def Generate(
         self, request: generation_pb2.GenerateRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[generation_pb2.GenerateEvent]:
+        with request_span(self._state.spans, context.invocation_metadata) as span:
+            async with aclosing(self._generate(request, span)) as events:
+                async for event in events:
+                    yield event
+
+    async def _generate(
+        self, request: generation_pb2.GenerateRequest, span: Span
+    ) -> AsyncGenerator[generation_pb2.GenerateEvent]:
         state, loaded = self._state, self._state.ready()
         if state.draining:
             raise PacelineError(Reason.DRAINING, "this verifier is shutting down; use another", retry_after_s=1.0)
@@ -125,6 +137,7 @@ class VerifierService(verifier_pb2_grpc.VerifierServicer):
                 value=checked.request_id,
             )
         state.by_request[checked.request_id] = session
+        session.traceparent = span.traceparent
         names: dict[str, str] = {}
         try:
             loaded.engine.submit(session)
@@ -143,6 +156,8 @@ class VerifierService(verifier_pb2_grpc.VerifierServicer):
             loaded.engine.cancel(session)
             loaded.lessons.forget(session)
             loaded.shadows.forget(session)
+            if span.traceparent:
+                tell(span, session, loaded.name, names)
 
     def _new_session(self, request: Request, constraint: Constraint | None) -> Session:
         loaded = self._state.ready()
@@ -190,14 +205,14 @@ class VerifierService(verifier_pb2_grpc.VerifierServicer):
         loaded = self._state.ready()
         info = _checked_hello(hello, loaded.engine.feature_source, self._state.settings.max_message_bytes)
         standing = self._state.hub.standings.of(info.drafter_id)
-        link = DrafterLink(info, standing, self._verification(loaded))
+        metrics = loaded.engine.metrics.drafts.stream(info.name)
+        link = DrafterLink(info, standing, self._verification(loaded, metrics))
         yield self._welcome(info, loaded)
         self._state.hub.connect(link)
         self._state.changed.set()
         for session in loaded.engine.sessions():
             self._state.hub.engage(session)
         log.info("drafter connected", drafter=info.drafter_id, name=info.name, strategies=info.strategies)
-        metrics = loaded.engine.metrics.drafts.stream(info.name)
         reader = asyncio.create_task(self._read(request_iterator, link, loaded.engine, metrics))
         try:
             while not link.closed:
@@ -211,7 +226,7 @@ class VerifierService(verifier_pb2_grpc.VerifierServicer):
             reader.cancel()
             log.info("drafter gone", drafter=info.drafter_id)
 
-    def _verification(self, loaded: Loaded) -> Verification:
+    def _verification(self, loaded: Loaded, metrics: StreamMetrics) -> Verification:
         limits, engine = loaded.limits, loaded.engine
         return Verification(
             vocab_size=limits.vocab_size,
@@ -219,6 +234,7 @@ class VerifierService(verifier_pb2_grpc.VerifierServicer):
             memory_key=self._state.memory_key,
             least_value=lambda: engine.times.least_value,
             promise=engine.promise,
+            refused=metrics.refused,
         )
 
     async def _read(

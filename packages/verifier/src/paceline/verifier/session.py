@@ -154,6 +154,10 @@ class Session:
         self.total = Outcome()
         self.arrived_s = 0.0  # monotonic; the engine's clock
         self.admitted_s = 0.0
+        self.first_token_s = 0.0  # 0: none yet
+        self.last_token_s = 0.0
+        self.accounted = False  # how it ended is counted
+        self.traceparent = ""  # of the request's span, if it has one
         self._text = text
         self._constraint = constraint
         self._eos = frozenset() if request.ignore_eos else eos_token_ids

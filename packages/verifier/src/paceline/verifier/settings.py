@@ -51,8 +51,8 @@ class VerifierSettings(ServiceSettings):
     background; 0 scores none. Nothing is done unless a router asks, which it does with --policy hedge."""
     threads: int = Field(default=0, ge=0, le=1024)
     """Threads of the forward pass on the CPU; 0 leaves it to torch."""
-    metrics_listen: str = ""
-    """host:port to show Prometheus metrics on, at /metrics; empty shows none. Nobody is asked for the token there."""
+    vllm_metrics: bool = False
+    """Show what vLLM shows too under vLLM's names (vllm:…), for dashboards and autoscalers that are made for it."""
     verifier_id: str = Field(default="", max_length=200)
     """Unique id in the deployment; empty makes one."""
     trainer: str = ""

@@ -88,6 +88,7 @@ class Follower:
         self._jitter = jitter
         self.at_work = at_work
         self._heard = _Heard()
+        self.num_refused = 0
         self._refused: dict[str, None] = {}
         self._taking: asyncio.Task[None] | None = None
         self._taken_id = ""
@@ -207,6 +208,7 @@ class Follower:
     def _refuse(self, name: str, why: str) -> None:
         log.error("revision refused; the one before goes on", revision=name, line=self._terms.line, why=why)
         self._refused[name] = None
+        self.num_refused += 1
         if len(self._refused) > MAX_REFUSED:
             del self._refused[next(iter(self._refused))]
 

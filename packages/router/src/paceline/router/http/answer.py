@@ -33,6 +33,7 @@ class Answer:
         requests: one for each choice.
         shape: of the answer.
         timeout_s: from now on, as the request's headers say; the body may say it too, and the sooner counts.
+        traceparent: of the client's span, as they say; empty if it has none.
     """
 
     def __init__(
@@ -43,7 +44,9 @@ class Answer:
         requests: Sequence[generation_pb2.GenerateRequest],
         shape: Shape,
         timeout_s: float | None = None,
+        traceparent: str = "",
     ) -> None:
+        self._traceparent = traceparent
         self._intake = intake
         self._caller = caller
         self._requests = requests
@@ -102,7 +105,7 @@ class Answer:
 
     async def _events(self) -> AsyncGenerator[tuple[int, generation_pb2.GenerateEvent]]:
         """Of all choices, each with its index, and counted."""
-        with self._intake.accepted(self._requests, self._time_left, self._caller) as answering:
+        with self._intake.accepted(self._requests, self._time_left, self._caller, self._traceparent) as answering:
             async with aclosing(merged([one.events() for one in answering])) as events:
                 async for index, event in events:
                     self._count(self._tallies[index], event)

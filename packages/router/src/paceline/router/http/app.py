@@ -35,13 +35,23 @@ from paceline.router.http.shapes import ChatShape, CompletionShape, Head
 from paceline.router.http.validation import failure_of_body
 from paceline.router.intake import Intake
 from paceline.router.version import VERSION
+from paceline.wire import tracing
 from paceline.wire.errors import PacelineError, Reason
+from paceline.wire.tracing import traceparent_of
 from paceline.wire.version import PROTOCOL_MAJOR, PROTOCOL_MINOR
 
 ChatBody = Annotated[ChatRequest, Body()]
 CompletionBody = Annotated[CompletionRequest, Body()]
 Timeout = Annotated[float | None, Depends(timeout_of)]
 Whose = Annotated[Caller, Depends(caller_of)]
+
+
+async def _traceparent(request: Request) -> str:
+    """Of the client's span; what is no traceparent is none."""
+    return traceparent_of(request.headers.get(tracing.KEY))
+
+
+Traceparent = Annotated[str, Depends(_traceparent)]
 
 _ERRORS: dict[int | str, str] = {
     400: "The request is at fault; `param` names the field.",
@@ -100,19 +110,23 @@ def make_app(
     started = int(clock())
 
     @app.post("/v1/chat/completions", response_model=None, responses=_answers(ChatCompletion, ChatChunk))
-    async def create_chat_completion(body: ChatBody, request: Request, caller: Whose, timeout_s: Timeout) -> Response:
+    async def create_chat_completion(
+        body: ChatBody, request: Request, caller: Whose, timeout_s: Timeout, traceparent: Traceparent
+    ) -> Response:
         """Answers a conversation."""
         head = Head(f"chatcmpl-{intake.random_bits(128):032x}", int(clock()))
         requests = translate.chat_requests(body, head.id, intake.random_bits(64))
-        answer = Answer(intake, caller, body, requests, ChatShape(head), timeout_s)
+        answer = Answer(intake, caller, body, requests, ChatShape(head), timeout_s, traceparent)
         return await respond(request, answer, bool(body.stream), head.id, send_timeout_s)
 
     @app.post("/v1/completions", response_model=None, responses=_answers(Completion, Completion))
-    async def create_completion(body: CompletionBody, request: Request, caller: Whose, timeout_s: Timeout) -> Response:
+    async def create_completion(
+        body: CompletionBody, request: Request, caller: Whose, timeout_s: Timeout, traceparent: Traceparent
+    ) -> Response:
         """Continues texts."""
         head = Head(f"cmpl-{intake.random_bits(128):032x}", int(clock()))
         requests = translate.completion_requests(body, head.id, intake.random_bits(64))
-        answer = Answer(intake, caller, body, requests, CompletionShape(head), timeout_s)
+        answer = Answer(intake, caller, body, requests, CompletionShape(head), timeout_s, traceparent)
         return await respond(request, answer, bool(body.stream), head.id, send_timeout_s)
 
     def models() -> list[Model]:

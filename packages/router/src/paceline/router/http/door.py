@@ -17,7 +17,6 @@ from paceline.router.access.access import Access
 from paceline.router.http.app import make_app
 from paceline.router.http.gate import Gate
 from paceline.router.http.limits import BODY_TIMEOUT_S, Limits
-from paceline.router.http.metrics import Metrics
 from paceline.router.http.protocol import Protocol
 from paceline.router.http.responding import SEND_TIMEOUT_S
 from paceline.router.intake import Intake
@@ -74,7 +73,7 @@ class Door:
     ) -> None:
         self._listen = listen
         self._settings = settings
-        metrics = Metrics(intake)
+        metrics = intake.backend.metrics
         app = make_app(intake, metrics.registry, send_timeout_s=send_timeout_s)
         self._app = Limits(Gate(app, access), metrics.responded, body_timeout_s)
         self._server: _Server | None = None

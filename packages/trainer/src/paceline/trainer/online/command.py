@@ -14,12 +14,14 @@ from paceline.trainer.durable import FolderInUse, lock_folder, make_private_fold
 from paceline.trainer.online.gate import Gate
 from paceline.trainer.online.learner import Learner, Parts
 from paceline.trainer.online.lessons import TargetIdentity
+from paceline.trainer.online.metrics import show
 from paceline.trainer.online.schedule import make_schedule
 from paceline.trainer.online.settings import RefitSettings
 from paceline.trainer.online.store import Store
 from paceline.trainer.online.student import open_student
 from paceline.trainer.online.window import Window
 from paceline.trainer.online.yielding import give_way
+from paceline.trainer.version import VERSION
 from paceline.v1 import trainer_pb2_grpc, verifier_pb2, verifier_pb2_grpc
 from paceline.wire import logs
 from paceline.wire.channel import connect
@@ -28,6 +30,7 @@ from paceline.wire.settings import StartupError
 from paceline.wire.signature import signer
 from paceline.wire.status import from_rpc_error
 from paceline.wire.target_tokenizer import fetch_tokenizer, tokenizer_json
+from paceline.wire.telemetry import Telemetry
 from paceline.wire.vocabulary.tokenizer_json import TokenizerVocabulary
 from paceline.wire.waiting import happens
 
@@ -45,6 +48,7 @@ def refit(settings: RefitSettings) -> int:
 
 
 async def _refit(settings: RefitSettings) -> int:
+    telemetry = Telemetry(settings, "refit", VERSION, "paceline-trainer")
     lock = await asyncio.to_thread(_take_folder, settings.work.expanduser())
     sign = signer(settings.sign) if settings.sign is not None else None
     stopping = asyncio.Event()
@@ -52,6 +56,7 @@ async def _refit(settings: RefitSettings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     try:
+        telemetry.open()
         async with connect(settings.trainer, settings) as to_trainer, connect(settings.verifier, settings) as channel:
             verifier = verifier_pb2_grpc.VerifierStub(channel)
             found = await _target(verifier, stopping)
@@ -67,8 +72,10 @@ async def _refit(settings: RefitSettings) -> int:
                 open_student=lambda folder: open_student(folder, identity, target),
                 schedule=make_schedule(settings.schedule, settings.interval_tokens),
                 gate=Gate(),
+                spans=telemetry.spans,
             )
             learner = Learner(settings, parts, Window(identity, settings.window_tokens))
+            show(telemetry.registry, learner)
             log.info("learning", line=settings.line, model=identity.model, schedule=settings.schedule)
             running = asyncio.create_task(learner.run())
             waiting = asyncio.create_task(stopping.wait())
@@ -78,6 +85,7 @@ async def _refit(settings: RefitSettings) -> int:
             await running
     finally:
         os.close(lock)
+        await telemetry.close()
     return 0
 
 

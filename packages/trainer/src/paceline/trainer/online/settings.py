@@ -8,10 +8,10 @@ from pydantic import Field, field_validator
 
 from paceline.trainer.online.schedule import SCHEDULES
 from paceline.trainer.settings import RemoteSettings
-from paceline.wire.settings import one_of
+from paceline.wire.settings import ObservedSettings, one_of
 
 
-class RefitSettings(RemoteSettings):
+class RefitSettings(RemoteSettings, ObservedSettings):
     """Keeps a line of revisions good at the traffic that is really there: reads lessons from a trainer's store, refits
     when it pays, and publishes what is better on lessons that were held out. A process of its own, anywhere."""
 
@@ -54,10 +54,6 @@ class RefitSettings(RemoteSettings):
     """Private key that `keygen` wrote, to sign revisions with."""
     seed: int = Field(default=0, ge=0, le=(1 << 32) - 1)
     """Of all that is drawn."""
-    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
-    """debug, info, warning or error."""
-    log_json: bool = False
-    """One JSON object a line instead of text."""
 
     @field_validator("schedule")
     @classmethod

@@ -16,6 +16,7 @@ from paceline.trainer.remote import files_beside, list_all, receive
 from paceline.v1 import trainer_pb2, trainer_pb2_grpc
 from paceline.wire.revision_folder import Revision, open_revision
 from paceline.wire.signature import Sign
+from paceline.wire.tracing import NO_SPAN, Span
 
 KEPT = 2  # fetched revisions that stay on disk
 
@@ -83,8 +84,8 @@ class Store:
         with tempfile.TemporaryDirectory(dir=self._folder, prefix=".publishing-") as temporary:
             yield Path(temporary) / "revision"
 
-    async def publish(self, folder: Path) -> trainer_pb2.Revision:
-        """Publishes what lies in a folder that has a manifest."""
+    async def publish(self, folder: Path, span: Span = NO_SPAN) -> trainer_pb2.Revision:
+        """Publishes what lies in a folder that has a manifest, as a part of `span`."""
         revision: Revision = await asyncio.to_thread(open_revision, folder)
         signature = self._sign(revision.manifest) if self._sign is not None else b""
-        return await send_folder(self._stub, folder, revision.manifest, signature)
+        return await send_folder(self._stub, folder, revision.manifest, signature, span)

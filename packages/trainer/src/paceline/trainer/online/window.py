@@ -23,6 +23,7 @@ class Window:
         max_tokens: of lessons that are kept.
         drift: test for acceptance that falls.
         new_tokens: since the last refit.
+        recent: acceptance when lessons came last; to be read by other threads.
         refused: lessons that can't be learned from, by reason.
     """
 
@@ -30,6 +31,7 @@ class Window:
     max_tokens: int
     drift: DriftTest = field(default_factory=DriftTest)
     new_tokens: int = 0
+    recent: float = 0.0
     best_acceptance: float = 0.0
     refused: Counter[str] = field(default_factory=Counter)
     _lessons: deque[Lesson] = field(default_factory=deque)
@@ -49,6 +51,7 @@ class Window:
             self.drift = self.drift.observe(int(lesson.accepted.sum()), len(lesson.tokens))
             while self._num_tokens > self.max_tokens and len(self._lessons) > 1:
                 self._num_tokens -= len(self._lessons.popleft().tokens)
+        self.recent = self.acceptance
         if self.new_tokens >= RECENT_TOKENS:
             self.best_acceptance = max(self.best_acceptance, self.acceptance)
 

@@ -23,6 +23,7 @@ class Yielding:
         self._may_go_on = threading.Event()
         self._may_go_on.set()
         self._stopped = False
+        self.num_steps = 0  # that were let through
 
     @property
     def paused(self) -> bool:
@@ -45,6 +46,7 @@ class Yielding:
         self._may_go_on.wait()
         if self._stopped:
             raise Stopped
+        self.num_steps += 1
 
 
 def give_way(threads: int) -> None:

@@ -30,11 +30,13 @@ class Opened:
         target: what is to know of it.
         runner: its cache is not allocated yet.
         reference: what transformers' own code computes, see `exactness.reference_logits`.
+        engine: its name.
     """
 
     target: Target
     runner: Runner
     reference: torch.Tensor
+    engine: str
 
 
 async def open_target(wanted: Wanted, engine: str) -> Opened:
@@ -78,7 +80,7 @@ async def _native(wanted: Wanted) -> Opened:
         raise Unsuited(str(error)) from error
     handed = await load_apart(wanted, num_threads)
     runner = await asyncio.to_thread(NativeRunner, library, handed.weights, num_threads)
-    return Opened(handed.target, runner, handed.reference)
+    return Opened(handed.target, runner, handed.reference, "native")
 
 
 def _check_alone(wanted: Wanted) -> None:
@@ -108,7 +110,7 @@ def _load_lean(wanted: Wanted) -> Opened:
     del model
     if weights.embedding.is_cuda:
         torch.cuda.empty_cache()  # of the weights that were laid out anew: the cache may have it
-    return Opened(target, LeanRunner(weights), reference)
+    return Opened(target, LeanRunner(weights), reference, "lean")
 
 
 async def _transformers(wanted: Wanted) -> Opened:
@@ -125,7 +127,7 @@ def _load_transformers(wanted: Wanted) -> Opened:
     reference = reference_logits(model)
     if model.device.type == "cpu":
         log.info("packed linear layers", layers=pack_linears(model))
-    return Opened(target, TransformersRunner(model), reference)
+    return Opened(target, TransformersRunner(model), reference, "transformers")
 
 
 ENGINES: dict[str, Callable[[Wanted], Awaitable[Opened]]] = {
