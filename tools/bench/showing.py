@@ -50,16 +50,15 @@ def told_apart(num_answers: int) -> Iterator[Told]:
         yield lambda _what, _advance: None
         return
     done = 0
-    with suppress(OSError), open(int(descriptor), "w", encoding="utf-8", closefd=True) as out:
 
-        def tell(what: str, advance: int) -> None:
-            nonlocal done
-            done += advance
-            with suppress(OSError):
-                out.write(json.dumps({"what": what, "done": done, "of": num_answers}) + "\n")
-                out.flush()
+    def tell(what: str, advance: int) -> None:
+        nonlocal done
+        done += advance
+        line = json.dumps({"what": what, "done": done, "of": num_answers}) + "\n"
+        with suppress(OSError):
+            os.write(int(descriptor), line.encode())
 
-        yield tell
+    yield tell
 
 
 def publish(
