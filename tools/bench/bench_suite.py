@@ -74,7 +74,7 @@ def main(
     try:
         target, figures = _writable(out), json_path and _writable(json_path)
         earlier = against and _earlier(against)
-        command, interrupted = shlex.join(["bench", *sys.argv[1:]]), False
+        command, interrupted = _typed(), False
         if from_folder is not None:
             suite = Suite(in_order(read_folder(Folder(in_users_folder(from_folder)))), command)
         else:
@@ -100,6 +100,13 @@ def main(
         raise typer.Exit(1) from None
     if interrupted or suite.failed:
         raise typer.Exit(INTERRUPTED if interrupted else 1)
+
+
+def _typed() -> str:
+    """This command as one would type it again."""
+    program = Path(sys.argv[0]).name
+    start = [program] if program == "paceline" else ["./bazelw", "run", "//tools/bench:suite", "--"]
+    return shlex.join([*start, *sys.argv[1:]])
 
 
 def _writable(path: Path) -> Path:

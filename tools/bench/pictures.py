@@ -24,7 +24,7 @@ _VARIABLES = {
     **{colour: f"--s{number}" for number, colour in enumerate(SERIES)},
 }
 _STAND_IN = re.compile("|".join(_VARIABLES), re.IGNORECASE)
-_FONT = re.compile(r"font:\s*(?P<weight>(?:bold|[1-9]00)\s+)?(?P<size>[\d.]+px)[^;]*")
+_FONT = re.compile(r"font:\s*(?P<weight>(?:bold|[1-9]00)\s+)?(?P<size>[\d.]+px)[^;]*|font-family:[^;]*;?\s*")
 _REFERENCE = re.compile(r"url\(#")
 _LONGEST = 34  # signs of a name in a picture; tables have all of it
 
@@ -110,14 +110,14 @@ def _restyled(name: str, value: str, prefix: str) -> str:
         return value.replace("#", f"#{prefix}-", 1)
     if name == "style":
         value = _STAND_IN.sub(lambda found: f"var({_VARIABLES[found[0].lower()]})", value)
-        value = _FONT.sub(
-            lambda found: f"font-size: {found['size']}{'; font-weight: 600' * bool(found['weight'])}", value
-        )
+        value = _FONT.sub(_in_the_pages_font, value)
     return _REFERENCE.sub(f"url(#{prefix}-", value)
 
 
 def _in_the_pages_font(found: re.Match[str]) -> str:
-    return f"font-size: {found['size']}" + ("; font-weight: 600" if found["weight"] else "")
+    """Size and weight are kept, the family is not."""
+    size = f"font-size: {found['size']}" if found["size"] else ""
+    return size + ("; font-weight: 600" if found["weight"] else "")
 
 
 def whiskers(middles: Sequence[float], ranges: Sequence[Sequence[float]]) -> list[list[float]]:

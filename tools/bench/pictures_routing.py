@@ -23,7 +23,8 @@ def curves(found: Routing) -> str:
     policies = sorted({policy for scene in scenes for policy in found.curves_of(scene)} - {found.default_policy})
     colours = {found.default_policy: colour_of(0)} | {name: colour_of(at + 1) for at, name in enumerate(policies)}
     with rc_context(STYLE):
-        figure, grid = canvas(9.6, 0.5 + 1.75 * rows, rows, columns)
+        figure, grid = canvas(9.6, 0.6 + 1.9 * rows, rows, columns)
+        figure.get_layout_engine().set(h_pad=0.09, w_pad=0.06)  # type: ignore[union-attr]
         for axes, scene in zip(grid, scenes, strict=False):
             highest = 8.0
             for policy, values in found.curves_of(scene).items():

@@ -69,6 +69,7 @@ def ratios(found: Speed) -> str:
                 axes.plot([value], [row], "o", color=ACCENT, markersize=8, markeredgecolor=CARD, zorder=4)
                 axes.annotate(f"{value:.2f}", (value, row), (0, 8), textcoords="offset points", ha="center", fontsize=8)
         axes.set_yticks(range(len(groups)), [short(group.replace("_", " ")) for group in groups])
+        axes.margins(x=0.03)
         axes.set_ylim(len(groups) - 0.4, -0.75)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("tokens per second with speculation ÷ without")

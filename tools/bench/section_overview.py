@@ -118,9 +118,7 @@ def _tiles(suite: Suite) -> Iterator[Tile]:
     same, of = _identical(suite)
     if of:
         tone: Tone = "good" if same == of else "bad"
-        yield Tile(
-            "answers identical to those without", f"{same:,} of {of:,}", "to the token, in all parts together", tone
-        )
+        yield Tile("identical answers", f"{same:,} of {of:,}", "on and off compared token by token, in all parts", tone)
     if isinstance(acceptance, Acceptance) and not isinstance(speed, Speed):
         name, best = max(acceptance.mixes.items(), key=lambda pair: pair[1].tokens_per_step)
         yield Tile("tokens per step", f"{best.tokens_per_step:.2f}", f"best mix: {name}")

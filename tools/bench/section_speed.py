@@ -109,13 +109,14 @@ def _speeds(found: Speed) -> Table:
         for group in found.groups
     ]
     head = ["group", *(COLUMNS.get(name, name) for name in systems), *(RATIOS.get(name, name) for name in ratios)]
-    spread = "small: least – greatest repeat" if found.runs > 1 else "one repeat: no spread is known"
+    spread = "Small: least – greatest repeat" if found.runs > 1 else "One repeat: no spread is known"
     return Table(
         "Tokens per second",
         [*head, "tokens per step"],
         rows,
-        f"{spread}. off, on: Paceline's speculation. Tokens per step: per forward pass with speculation on; the first "
-        "token of an answer comes from the prompt's pass and doesn't count.",
+        f"{spread}. A figure outside of its range: single answers were disturbed, and an answer's median comes first. "
+        "off, on: Paceline's speculation. Tokens per step: per forward pass with speculation on; the first token of an "
+        "answer comes from the prompt's pass and doesn't count.",
         strong_rows=frozenset({0}),
     )
 

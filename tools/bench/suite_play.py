@@ -13,6 +13,8 @@ from suite_plan import LEFT_OUT_BY_QUICK, SuitePlan, arguments_of
 from suite_results import PARTS
 from suite_run import Interrupted, Told, command_line, run_part
 
+TENTHS = 10  # lines of a part where there is no terminal for a bar
+
 
 def play(plan: SuitePlan, folder: Folder, command: str) -> tuple[Suite, bool]:
     """Runs what is to be run; True if somebody stopped it.
@@ -58,15 +60,21 @@ def _run(part: str, plan: SuitePlan, folder: Folder, tell: Told) -> tuple[PartOu
 
 @contextmanager
 def _bars() -> Iterator[Callable[[str], Told]]:
-    """A bar for each part, drawn when something happens and at no other time."""
+    """A bar for each part, drawn when something happens and at no other time; lines where there is no terminal."""
     columns = (TextColumn("{task.fields[part]:<10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("{task.description}"), console=errors, auto_refresh=False) as progress:
 
         def bar(part: str) -> Told:
             task = progress.add_task("starting", total=None, part=part)
+            tenths = 0
 
             def tell(what: str, done: int, of: int) -> None:
+                nonlocal tenths
                 progress.update(task, description=what, completed=done, total=of, refresh=True)
+                reached = TENTHS * done // max(1, of)
+                if reached > tenths and not errors.is_terminal:
+                    tenths = reached
+                    _log(f"{part}: {done} of {of}, {what}")
 
             return tell
 

@@ -25,6 +25,7 @@ from suite_folder import Folder
 
 TOOLS = Path(__file__).parent
 STOP_S = 60.0  # for a tool to write what it has and to end its services
+LISTEN_S = 5.0  # for the last of what it said to be read
 EXPLAINED = {1: "it ended with exit code 1", 130: "it was interrupted"}
 
 Told = Callable[[str, int, int], None]  # what happens, how much of it is done, and of how much
@@ -79,8 +80,9 @@ def _explained(code: int) -> str:
 def _run(command: Sequence[str], log: Path, tell: Told) -> tuple[int, bool]:
     """The exit code, and whether somebody wanted to stop."""
     reading, writing = os.pipe()
-    # A session of its own, so that Ctrl-C reaches this process alone, which then asks the tool, once, to stop.
-    with log.open("wb") as output:
+    listener = threading.Thread(target=_listen, args=(reading, tell), daemon=True)
+    with _terminated_like_interrupted(), log.open("wb") as output:
+        # A session of its own, so that Ctrl-C reaches this process alone, which then asks the tool, once, to stop.
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -90,17 +92,15 @@ def _run(command: Sequence[str], log: Path, tell: Told) -> tuple[int, bool]:
             env=_environment({PROGRESS: str(writing)}),
             start_new_session=True,
         )
-    os.close(writing)
-    listener = threading.Thread(target=_listen, args=(reading, tell), daemon=True)
-    listener.start()
-    try:
-        with _terminated_like_interrupted():
+        try:
+            os.close(writing)
+            listener.start()
             return process.wait(), False
-    except KeyboardInterrupt:
-        return _stop(process), True
-    finally:
-        _end_group(process)
-        listener.join(5.0)
+        except KeyboardInterrupt:
+            return _stop(process), True
+        finally:
+            _end_group(process)
+            listener.join(LISTEN_S)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> int:
