@@ -16,7 +16,7 @@ from options import INTERRUPTED, Dtype, JsonFile, Limit, Model, VerifierArgument
 from page_html import html_of
 from rounds import BenchError
 from showing import console, errors
-from suite import Suite, in_order
+from suite import Suite
 from suite_against import Comparison, compare_suites
 from suite_folder import Folder, read_folder, read_json
 from suite_json import read_suite, suite_json
@@ -76,7 +76,8 @@ def main(
         earlier = against and _earlier(against)
         command, interrupted = _typed(), False
         if from_folder is not None:
-            suite = Suite(in_order(read_folder(Folder(in_users_folder(from_folder)))), command)
+            suite = read_folder(Folder(in_users_folder(from_folder)))
+            suite = replace(suite, command=suite.command or command)
         else:
             size = QUICK if quick else FULL
             plan = SuitePlan(

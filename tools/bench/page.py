@@ -61,9 +61,10 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Points:
-    """A list; each has a heading and what is said of it."""
+    """A list; each has a heading and what is said of it. With a title it stands out."""
 
     points: Sequence[tuple[str, str]]
+    title: str = ""
 
 
 @dataclass(frozen=True, slots=True)

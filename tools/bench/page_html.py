@@ -99,7 +99,10 @@ def _(block: Facts) -> str:
 @_writes(Points)
 def _(block: Points) -> str:
     points = (f"<li><strong>{_text(title)}</strong> {_text(words)}</li>" for title, words in block.points)
-    return "<ul>" + "".join(points) + "</ul>\n"
+    listed = f"<ul>{''.join(points)}</ul>"
+    if not block.title:
+        return f"{listed}\n"
+    return f'<div class="notice plain"><p><strong>{_text(block.title)}</strong></p>{listed}</div>\n'
 
 
 @_writes(Commands)

@@ -40,7 +40,7 @@ def depths(found: Acceptance) -> str:
             axes.set_xlabel("depth below the last committed token")
             axes.xaxis.get_major_locator().set_params(integer=True)
         handles, labels = shares.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower left", ncols=3, handlelength=1.2)
+        figure.legend(handles, labels, loc="outside lower left", ncols=min(4, len(found.mixes)), handlelength=1.2)
         return svg_of(figure, "depths")
 
 

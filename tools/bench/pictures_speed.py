@@ -38,7 +38,8 @@ def speeds(found: Speed) -> str:
                 color=COLOURS.get(system, colour_of(index)),
                 error_kw={"ecolor": INK, "elinewidth": 0.9, "capsize": 1.5},
             )
-            axes.bar_label(bars, fmt="%.0f", fontsize=7.5, padding=2, color=SOFT)
+            if found.runs == 1:  # on top of a whisker a figure would be taken for the whisker's
+                axes.bar_label(bars, fmt="%.0f", fontsize=7.5, padding=2, color=SOFT)
         axes.set_xticks(range(len(groups)), [short(group.replace("_", " ")) for group in groups])
         axes.tick_params(axis="x", length=0)
         axes.grid(axis="x", visible=False)
@@ -67,10 +68,10 @@ def ratios(found: Speed) -> str:
             value = found.ratios["on_over_off"].get(group)
             if value is not None:
                 axes.plot([value], [row], "o", color=ACCENT, markersize=8, markeredgecolor=CARD, zorder=4)
-                axes.annotate(f"{value:.2f}", (value, row), (0, 8), textcoords="offset points", ha="center", fontsize=8)
+                axes.text(1.01, row, f"{value:.2f}", transform=axes.get_yaxis_transform(), va="center")
         axes.set_yticks(range(len(groups)), [short(group.replace("_", " ")) for group in groups])
         axes.margins(x=0.03)
-        axes.set_ylim(len(groups) - 0.4, -0.75)
+        axes.set_ylim(len(groups) - 0.4, -0.6)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("tokens per second with speculation ÷ without")
         return svg_of(figure, "ratios")

@@ -9,7 +9,7 @@ from page import Block, Cell, Notice, Picture, Section, Table
 from questions import GROUPS
 from result_acceptance import Acceptance, Mix, Part
 
-SHOWN_DEPTHS = 6
+SHOWN_DEPTHS = 5
 FEW_DRAFTS = 0.9  # share of steps: with less one must know
 BRIDGED = {"prose": "prose", "code": "code", "after_5000": "after 5,000 tokens"}
 
@@ -42,13 +42,12 @@ def _blocks(found: Acceptance) -> Iterator[Block]:
     ]
     if changed:
         yield Notice("Speculation changed answers; identical are", "bad", "\n".join(changed))
-    for name, mix in found.mixes.items():
-        if mix.drafted_steps < FEW_DRAFTS:
-            yield Notice(
-                f"{name}: {mix.drafted_steps:.0%} of its steps had candidates. In the others its drafters had none, or "
-                "were "
-                "late, which a busy machine makes them."
-            )
+    few = [f"{name} {mix.drafted_steps:.0%}" for name, mix in found.mixes.items() if mix.drafted_steps < FEW_DRAFTS]
+    if few:
+        yield Notice(
+            f"Many steps had no candidates: their drafters had none, or were late, which a busy machine makes them. "
+            f"Steps with candidates: {', '.join(few)}."
+        )
     for warning in found.warnings:
         yield Notice(warning)
     yield Picture(pictures_acceptance.steps(found), "Tokens per step of each mix of drafters")

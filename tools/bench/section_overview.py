@@ -49,9 +49,7 @@ def what_ran(suite: Suite) -> Iterator[Block]:
         "worth something if that is about 0.",
         wordy=frozenset({0, 1, 2}),
     )
-    points = list(not_run(suite))
-    yield Notice("Not run, and so not known:" if points else "Nothing was left out.", "plain")
-    yield Points(points)
+    yield Points(list(not_run(suite)), "Not run, and so not known")
 
 
 def not_run(suite: Suite) -> Iterator[tuple[str, str]]:

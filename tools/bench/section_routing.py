@@ -84,9 +84,8 @@ def _table(found: Routing) -> Table:
         "Regret against the oracle, %",
         ["policy", *(scene.replace("_", " ") for scene in found.scenes)],
         rows,
-        f"Medians of {len(found.seeds)} seeds; small: least and greatest. The darker, the more was missed. The oracle "
-        "knows "
-        "the best arm of each segment.",
+        f"Medians of {len(found.seeds)} seeds; small: least and greatest. The stronger the shade, the more was missed. "
+        "The oracle knows the best arm of each segment.",
         strong_rows=frozenset({0} if found.default_policy in names else ()),
     )
 

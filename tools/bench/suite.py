@@ -39,6 +39,13 @@ class Record(Known):
     cores: Count | None = None
 
 
+class Asked(Known):
+    """What was asked for as a whole, as it is kept beside the parts."""
+
+    command: Words = ""
+    notes: list[Words] = Field(default_factory=list)
+
+
 @dataclass(frozen=True, slots=True)
 class PartOutcome:
     """One part. `content` is its file as it is, `result` what a report reads of it."""

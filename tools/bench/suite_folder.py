@@ -1,6 +1,7 @@
 """The working folder of a suite: each part's figures and record as files, so that what was measured outlives a crash.
 
-speed.json  speed.record.json  speed.log     … and so for each part
+`suite.json` says what was asked for. Each part, such as speed, has `speed.json` (what its tool wrote),
+`speed.record.json` (how it was run and how it ended) and `speed.log`.
 """
 
 from __future__ import annotations
@@ -10,17 +11,19 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
-from result_base import Result
+from result_base import Known, Result
 from rounds import BenchError
-from suite import PartOutcome, Record
+from suite import Asked, PartOutcome, Record, Suite
 from suite_results import PARTS, read_result
 
 MOST_BYTES = 64 * 2**20  # of a file
 SHOWN_LINES = 12
 SHOWN_BYTES = 64 * 2**10  # of a log's end, in which those lines are looked for
+
+K = TypeVar("K", bound=Known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +41,15 @@ class Folder:
     def log(self, part: str) -> Path:
         return self.path / f"{part}.log"
 
+    @property
+    def asked(self) -> Path:
+        return self.path / "suite.json"
+
     def keep(self, record: Record) -> None:
-        """Whole or not at all."""
-        target = self.record(record.part)
-        beside = target.with_suffix(".new")
-        beside.write_text(record.model_dump_json(indent=2) + "\n")
-        os.replace(beside, target)
+        _keep(self.record(record.part), record)
+
+    def keep_asked(self, asked: Asked) -> None:
+        _keep(self.asked, asked)
 
     def last_words(self, part: str) -> str:
         """The last lines of a part's log."""
@@ -73,13 +79,24 @@ class Folder:
         return PartOutcome(part, "failed" if why else "done", why, record, result, content)
 
     def _record(self, part: str) -> Record | None:
-        path = self.record(part)
-        if not path.exists():
-            return None
-        try:
-            return Record.model_validate(read_json(path))
-        except ValidationError as error:
-            raise BenchError(f"{path}: {error.errors()[0]['msg']}; delete it to measure {part} anew") from None
+        return _read(self.record(part), Record)
+
+
+def _keep(path: Path, value: Known) -> None:
+    """Whole or not at all."""
+    beside = path.with_suffix(".new")
+    beside.write_text(value.model_dump_json(indent=2) + "\n")
+    os.replace(beside, path)
+
+
+def _read(path: Path, kind: type[K]) -> K | None:
+    """What is kept there, None if nothing is. BenchError if it can't be read."""
+    if not path.exists():
+        return None
+    try:
+        return kind.model_validate(read_json(path))
+    except ValidationError as error:
+        raise BenchError(f"{path}: {error.errors()[0]['msg'][:300]}; delete it to go on without it") from None
 
 
 def _why_failed(result: Result, record: Record | None) -> str:
@@ -117,10 +134,11 @@ def read_json(path: Path) -> Mapping[str, Any]:
     return content
 
 
-def read_folder(folder: Folder) -> list[PartOutcome]:
-    """All parts, of files that somebody left there. BenchError if there is none."""
+def read_folder(folder: Folder) -> Suite:
+    """A suite of files that somebody left there. BenchError if there is none."""
     parts = [folder.outcome(part, f"{folder.path} has no {part}.json") for part in PARTS]
     if all(part.state == "not run" for part in parts):
         names = ", ".join(f"{part}.json" for part in PARTS)
         raise BenchError(f"--from {folder.path}: has none of {names}")
-    return parts
+    asked = _read(folder.asked, Asked) or Asked()
+    return Suite(parts, asked.command, asked.notes)

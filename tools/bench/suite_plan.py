@@ -45,13 +45,13 @@ QUICK = Size(
     bootstrap_prompts=40,
     refit_arguments="--schedule interval --interval-tokens 512 --passes 2",
 )
-LEFT_OUT_BY_QUICK = (
+LEFT_OUT_BY_QUICK = [
     "transformers by itself isn't measured, so nothing is said of how Paceline without speculation compares",
     "several requests at once, and a long prompt beside a running session",
     f"most of the questions: {QUICK.limit} are asked; answers have at most {QUICK.max_new_tokens} tokens",
     f"long episodes: policies have {QUICK.segments} segments instead of {FULL.segments} to learn in",
     f"much traffic: a drafter sees {QUICK.tokens} tokens of each domain instead of {FULL.tokens:,}, too few to adapt",
-)
+]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from showing import errors
-from suite import PartOutcome, Suite, ended_of
+from suite import Asked, PartOutcome, Suite, ended_of
 from suite_folder import Folder, kept
 from suite_plan import LEFT_OUT_BY_QUICK, SuitePlan, arguments_of
 from suite_results import PARTS
@@ -27,6 +27,8 @@ def play(plan: SuitePlan, folder: Folder, command: str) -> tuple[Suite, bool]:
         for part in plan.parts
         if not plan.missing(part)
     }
+    asked = Asked(command=command, notes=LEFT_OUT_BY_QUICK if plan.quick else [])
+    folder.keep_asked(asked)
     _log(f"figures and logs are kept in {folder.path}; --work {folder.path} goes on there")
     parts: list[PartOutcome] = []
     interrupted = False
@@ -39,7 +41,7 @@ def play(plan: SuitePlan, folder: Folder, command: str) -> tuple[Suite, bool]:
                 _log(f"{part}: measured before, {ended_of(outcome)}")
             parts.append(outcome)
             _log(f"{part}: {': '.join(filter(None, (outcome.state, outcome.why)))}")
-    return Suite(parts, command, LEFT_OUT_BY_QUICK if plan.quick else ()), interrupted
+    return Suite(parts, asked.command, asked.notes), interrupted
 
 
 def _not_to_run(part: str, plan: SuitePlan, interrupted: bool) -> PartOutcome | None:

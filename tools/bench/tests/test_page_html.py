@@ -20,6 +20,7 @@ def page_with(text: str) -> Page:
         Table(text, [text, text], [[text, Cell(text, "bad", True, text, 0.5)]], text, strong_rows=frozenset({0})),
         Facts([(text, text)]),
         Points([(text, text)]),
+        Points([(text, text)], text),
         Commands([text]),
         Picture(SVG, text, text),
         Tiles([Tile(text, text, text)]),
