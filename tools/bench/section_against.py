@@ -10,11 +10,12 @@ from suite_figures import Figure
 from suite_words import moment, percent, spread_words
 
 TONES: dict[str, Tone] = {"better": "good", "worse": "bad", "within the spread": "plain", "no spread": "plain"}
+ORDER = ("worse", "better", "within the spread", "no spread")
 WORDS = {"no spread": "one run: can't be said"}
 
 
 def against_section(found: Comparison) -> Section:
-    about = f"Against the report of {moment(found.earlier.started) or 'an unknown day'}, by `{found.earlier.command}`."
+    about = f"Against the report of {moment(found.earlier.started) or 'an unknown day'}: {found.earlier.command}"
     return Section("against", "Compared with an earlier report", list(_blocks(found)), about)
 
 
@@ -37,7 +38,7 @@ def _blocks(found: Comparison) -> Iterator[Block]:
     yield Table(
         "Figures then and now",
         ["part", "figure", "of", "then", "now", "change", "verdict"],
-        [_row(one) for one in found.differences],
+        [_row(one) for one in sorted(found.differences, key=lambda one: ORDER.index(one.verdict))],
         _about_chance(found.differences),
         wordy=frozenset({0, 1, 2, 6}),
     )
