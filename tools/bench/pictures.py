@@ -10,6 +10,7 @@ import re
 import warnings
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -28,7 +29,7 @@ _FONT = re.compile(r"font:\s*(?P<weight>(?:bold|[1-9]00)\s+)?(?P<size>[\d.]+px)[
 _REFERENCE = re.compile(r"url\(#")
 _LONGEST = 34  # signs of a name in a picture; tables have all of it
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text, in the page's font
     "svg.hashsalt": "paceline",  # the same figure gives the same bytes
     "text.parse_math": False,  # a name with dollars is no formula

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from acceptance_plot import FEWEST, SHOWN_DEPTHS
 from matplotlib import rc_context
+from matplotlib.ticker import MaxNLocator
 from pictures import INK, STYLE, canvas, colour_of, short, svg_of
 from result_acceptance import Acceptance, Mix
 
@@ -30,7 +33,7 @@ def depths(found: Acceptance) -> str:
     with rc_context(STYLE):
         figure, (shares, reach) = canvas(9.6, 3.2, 1, 2)
         for index, (name, mix) in enumerate(found.mixes.items()):
-            style = {"color": colour_of(index), "marker": "o", "markersize": 3.5, "linewidth": 1.6}
+            style: dict[str, Any] = {"color": colour_of(index), "marker": "o", "markersize": 3.5, "linewidth": 1.6}
             for axes, values in ((shares, well_known(mix)), (reach, mix.tokens_by_depth[:SHOWN_DEPTHS])):
                 axes.plot(range(1, len(values) + 1), values, label=short(name), **style)
         shares.set_title(f"right, of those verified below right ones ({FEWEST} or more)")
@@ -38,7 +41,7 @@ def depths(found: Acceptance) -> str:
         for axes in (shares, reach):
             axes.set_ylim(bottom=0.0)
             axes.set_xlabel("depth below the last committed token")
-            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         handles, labels = shares.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower left", ncols=min(4, len(found.mixes)), handlelength=1.2)
         return svg_of(figure, "depths")

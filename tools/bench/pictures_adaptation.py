@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from adaptation_figures import FROZEN, ONLINE, curve
 from matplotlib import rc_context
 from pictures import ACCENT, CARD, INK, SOFT, STYLE, canvas, colour_of, short, svg_of
@@ -20,7 +22,7 @@ def traffic(found: Adaptation) -> str:
             at, values = curve(requests, drafter)
             axes.plot(at, values, color=COLOURS[drafter], linewidth=1.6, label=LABELS[drafter])
             probes = [(p.tokens, (p.online if drafter == ONLINE else p.frozen).tokens_per_step) for p in found.probes]
-            style = {"color": COLOURS[drafter], "markersize": 7, "markeredgecolor": CARD}
+            style: dict[str, Any] = {"color": COLOURS[drafter], "markersize": 7, "markeredgecolor": CARD}
             axes.plot(
                 [x for x, _y in probes], [y for _x, y in probes], "o", label=f"{LABELS[drafter]}, held out", **style
             )

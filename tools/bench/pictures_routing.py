@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from matplotlib import rc_context
+from matplotlib.ticker import MaxNLocator
 from pictures import INK, SOFT, STYLE, canvas, colour_of, short, svg_of
 from result_routing import Routing
-from routing_report import BEST_FIXED
+from routing_run import BEST_FIXED
 
 COLUMNS = 4
 SETTLED = 3  # points of a curve that are noise
@@ -24,13 +26,13 @@ def curves(found: Routing) -> str:
     colours = {found.default_policy: colour_of(0)} | {name: colour_of(at + 1) for at, name in enumerate(policies)}
     with rc_context(STYLE):
         figure, grid = canvas(9.6, 0.6 + 1.9 * rows, rows, columns)
-        figure.get_layout_engine().set(h_pad=0.09, w_pad=0.06)  # type: ignore[union-attr]
+        figure.set_layout_engine("constrained", h_pad=0.09, w_pad=0.06)
         for axes, scene in zip(grid, scenes, strict=False):
             highest = 8.0
             for policy, values in found.curves_of(scene).items():
                 percent = [100.0 * value for value in values[: len(found.points)]]
                 first = policy == found.default_policy
-                style = {"linewidth": 2.4 if first else 1.0, "zorder": 3 if first else 2}
+                style: dict[str, Any] = {"linewidth": 2.4 if first else 1.0, "zorder": 3 if first else 2}
                 axes.plot(found.points[: len(percent)], percent, color=colours[policy], label=short(policy), **style)
                 highest = max(highest, *percent[SETTLED:], 0.0)
             if BEST_FIXED in found.scenes[scene]:
@@ -39,7 +41,7 @@ def curves(found: Routing) -> str:
                 highest = max(highest, fixed)
             axes.set_title(short(scene.replace("_", " ")))
             axes.set_ylim(0.0, 1.1 * highest)
-            axes.xaxis.get_major_locator().set_params(nbins=4)
+            axes.xaxis.set_major_locator(MaxNLocator(4))
         for axes in grid[len(scenes) :]:
             axes.set_visible(False)
         figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower left", ncols=7, handlelength=1.2)

@@ -69,7 +69,7 @@ def _changed(mix: Mix) -> bool:
 
 def _by_mix(found: Acceptance) -> Table:
     best = max(mix.tokens_per_step for mix in found.mixes.values())
-    rows = [
+    rows: list[list[Cell | str]] = [
         [
             name,
             Cell(f"{mix.tokens_per_step:.2f}", strong=mix.tokens_per_step == best),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pictures_adaptation
 from adaptation_figures import FROZEN, ONLINE, WINDOW
-from page import Block, Cell, Notice, Picture, Section, Table, Text
+from page import Block, Cell, Notice, Picture, Section, Table, Text, Tone
 from result_adaptation import Adaptation, Judged
 
 ABOUT = (
@@ -95,5 +95,5 @@ def _judged(judged: Judged) -> list[Cell | str]:
     ]
 
 
-def _tone(before: float, after: float) -> str:
+def _tone(before: float, after: float) -> Tone:
     return "plain" if after == before else "good" if after > before else "bad"

@@ -8,7 +8,7 @@ from statistics import median
 import pictures_routing
 from page import Block, Cell, Picture, Points, Section, Table, Text
 from result_routing import Regret, Routing
-from routing_report import BEST_FIXED
+from routing_run import BEST_FIXED
 from routing_scenes import SCENES
 from suite_words import percent, spread_words
 
@@ -73,7 +73,7 @@ def _blocks(found: Routing) -> Iterator[Block]:
 def _table(found: Routing) -> Table:
     names = dict.fromkeys(name for figures in found.scenes.values() for name in figures)
     policies = sorted(names, key=lambda name: (name != found.default_policy, name == BEST_FIXED))
-    rows = [
+    rows: list[list[Cell | str]] = [
         [
             f"{policy} (default)" if policy == found.default_policy else policy,
             *(_cell(figures.get(policy)) for figures in found.scenes.values()),

@@ -99,7 +99,7 @@ def _identity(found: Speed) -> Iterator[Block]:
 
 def _speeds(found: Speed) -> Table:
     systems, ratios = list(found.tokens_per_second), list(found.ratios)
-    rows = [
+    rows: list[list[Cell | str]] = [
         [
             group.replace("_", " "),
             *(_rate(found.tokens_per_second, found.spread.tokens_per_second, name, group, ".1f") for name in systems),
@@ -148,7 +148,7 @@ def _questions(found: Speed) -> Table:
 def _spec_bench(found: Speed) -> Iterator[Block]:
     assert found.spec_bench is not None
     its = found.spec_bench
-    rows = [
+    rows: list[list[Cell | str]] = [
         [
             group.replace("_", " ") if group != "all" else "overall",
             f"{its.mean_accepted_tokens[group]:.2f}" if group in its.mean_accepted_tokens else "–",
