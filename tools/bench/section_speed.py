@@ -8,7 +8,8 @@ import pictures_speed
 from figures import LOOKUP, OFF, ON, PLAIN
 from page import Block, Cell, Notice, Picture, Section, Table, Text
 from result_base import Rates
-from result_speed import Runs, Speed
+from result_speed import Speed
+from section_spec_bench import spec_bench_blocks
 from suite_words import percent, runs_words, spread_words
 
 COLUMNS = {PLAIN: "transformers, plain", LOOKUP: "transformers, lookup", OFF: "off", ON: "on"}
@@ -67,7 +68,7 @@ def _blocks(found: Speed) -> Iterator[Block]:
     if found.by_question:
         yield _questions(found)
     if found.spec_bench:
-        yield from _spec_bench(found)
+        yield from spec_bench_blocks(found.spec_bench, found.runs)
     if found.concurrency:
         yield _crowds(found)
     for name, gaps in found.interference.items():
@@ -143,50 +144,6 @@ def _questions(found: Speed) -> Table:
         "Each question counts alike here, by the median of its repeats.",
         strong_rows=frozenset({0}),
     )
-
-
-def _spec_bench(found: Speed) -> Iterator[Block]:
-    assert found.spec_bench is not None
-    its = found.spec_bench
-    rows: list[list[Cell | str]] = [
-        [
-            group.replace("_", " ") if group != "all" else "overall",
-            f"{its.mean_accepted_tokens[group]:.2f}" if group in its.mean_accepted_tokens else "–",
-            *(_mean(its.tokens_per_second.get(system, {}).get(group), ".1f") for system in (OFF, ON)),
-            _mean(its.speedup.get(group), ".2f"),
-        ]
-        for group in its.speedup
-    ]
-    yield Table(
-        "The same run by Spec-Bench's definitions",
-        ["subtask", "#MAT", "tokens/s, off", "tokens/s, on", "speedup"],
-        rows,
-        f"Means over {runs_words(found.runs)}; small: standard deviation (n – 1).",
-        strong_rows=frozenset({0}),
-    )
-    yield Text(
-        "Spec-Bench (evaluation/speed.py) gives each question a speed, all its turns' tokens divided by their time, "
-        "and a "
-        "subtask the mean of its questions' speeds; the speedup is that mean with speculation divided by that mean "
-        "without. #MAT is the mean over all verification steps of the tokens that a step added, the verifier's own one "
-        "included: 1 is plain decoding. What is the same: those definitions, greedy decoding, one request at a time, "
-        "prompts' reading included. What differs: the baseline is Paceline itself with speculation off, not "
-        "transformers; "
-        "both are measured in one run, a question each in turn; tokens are counted by their ids on both sides, where "
-        "Spec-Bench counts the baseline's by encoding its text again; later turns follow the same history in both; the "
-        "verifier verifies trees of several drafters, as many candidates as pay on this machine; tokens behind the end "
-        "of "
-        "an answer are never counted; and Spec-Bench's own runs have up to 1,024 new tokens, on other models and "
-        "machines. "
-        "So these figures may not be put beside its leaderboard.",
-        quiet=True,
-    )
-
-
-def _mean(value: Runs | None, style: str) -> Cell:
-    if value is None:
-        return Cell("–")
-    return Cell(format(value.mean, style), below="" if value.sd is None else f"± {value.sd:{style}}")
 
 
 def _crowds(found: Speed) -> Table:
