@@ -122,6 +122,7 @@ def make_report(plan: Plan, outcome: Outcome) -> dict[str, Any]:
         "asked": fingerprint(plan.domains),
         "revision": plan.revision.name,
         "bridge": plan.bridge,
+        "model": plan.model,
         "machine": describe_machine(),
         "versions": versions(outcome.versions),
         **outcome.facts,

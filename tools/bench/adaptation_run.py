@@ -129,7 +129,7 @@ class _Run:
             store = trainer_pb2_grpc.TrainerStub(to_trainer)
             await self._connected(stub)
             model = await stub.GetModel(verifier_pb2.GetModelRequest())
-            self.outcome.facts = {"dtype": model.dtype, "model": model.model}
+            self.outcome.facts = {"dtype": model.dtype}
             self.outcome.versions = {
                 model.peer.package: model.peer.version,
                 "paceline-drafter": DRAFTER_VERSION,
