@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,7 +27,8 @@ from options import (
     outputs,
     words,
 )
-from questions import QuestionsError, read_questions, spread
+from origin import Origin, begin
+from questions import QuestionsError, fingerprint, read_questions, spread
 from rounds import BenchError
 from showing import errors, progress_of, publish
 
@@ -81,6 +80,7 @@ def main(
     Exit code 1 means that something failed, or that speculation changed an answer. After Ctrl-C (exit code 130) the
     figures of the mixes that were finished are written all the same.
     """
+    origin = begin("acceptance")
     try:
         known = read_questions(in_users_folder(questions))
         plan = Plan(
@@ -104,15 +104,17 @@ def main(
     except (QuestionsError, BenchError) as error:
         errors.print(f"acceptance: {error}", style="red", markup=False, highlight=False)
         raise typer.Exit(1) from None
-    _conclude(plan, outcome, draft_tokenizer, target, picture)
+    _conclude(plan, outcome, draft_tokenizer, origin, target, picture)
 
 
-def _conclude(plan: Plan, outcome: Outcome, draft_tokenizer: str, target: Path | None, picture: Path | None) -> None:
+def _conclude(
+    plan: Plan, outcome: Outcome, draft_tokenizer: str, origin: Origin, target: Path | None, picture: Path | None
+) -> None:
     """Shows what was measured, and exits with the code that it deserves."""
     if not outcome.mixes:
         errors.print("acceptance: interrupted before the first mix was finished", style="red")
         raise typer.Exit(INTERRUPTED)
-    report = make_report(plan, outcome)
+    report = {**make_report(plan, outcome), **origin.facts()}
     if outcome.texts is not None:
         _add_bridges(report, outcome, draft_tokenizer)
     publish(report, tables(report), notes(report), draw, target, picture)
@@ -133,6 +135,7 @@ def make_report(plan: Plan, outcome: Outcome) -> dict[str, Any]:
         "warnings": list(outcome.warnings),
         "complete": outcome.complete,
         "questions": len(plan.questions),
+        "asked": fingerprint(plan.questions),
         "max_new_tokens": plan.max_new_tokens,
         "temperature": plan.temperature,
         "seed": plan.seed,
@@ -141,7 +144,6 @@ def make_report(plan: Plan, outcome: Outcome) -> dict[str, Any]:
         "model": plan.model,
         "verifier_args": list(plan.verifier_arguments),
         "processes": {mix.name: [drafter.arguments for drafter in mix.drafters] for mix in plan.mixes},
-        "command": shlex.join(["acceptance", *sys.argv[1:]]),
         **outcome.facts,
     }
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import json
 import random
-import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,8 +16,9 @@ import typer
 from adaptation_figures import by_domain, serving_ratio, summary
 from adaptation_report import draw, notes, tables
 from adaptation_run import Domain, Outcome, Plan, measure
-from machine import describe_machine
+from machine import describe_machine, versions
 from options import CHANGED, INTERRUPTED, JsonFile, MaxNewTokens, Model, PlotFile, in_users_folder, outputs, words
+from origin import begin
 from rounds import BenchError
 from showing import errors, progress_of, publish
 
@@ -64,6 +65,7 @@ def main(
 
     Exit code 1 means that something failed, or that speculation changed an answer.
     """
+    origin = begin("adaptation")
     try:
         target, picture = outputs(json_path, plot_path)
         known = read_prompts(in_users_folder(prompts), max_prompt_chars)
@@ -87,7 +89,7 @@ def main(
     except BenchError as error:
         errors.print(f"adaptation: {error}", style="red", markup=False, highlight=False)
         raise typer.Exit(1) from None
-    report = make_report(plan, outcome)
+    report = {**make_report(plan, outcome), **origin.facts()}
     publish(report, tables(report), notes(report), draw, target, picture)
     if outcome.error or outcome.same < outcome.checked:
         errors.print(f"adaptation: {outcome.error or CHANGED}", style="red", markup=False, highlight=False)
@@ -116,11 +118,21 @@ def make_report(plan: Plan, outcome: Outcome) -> dict[str, Any]:
         "complete": outcome.complete,
         "error": outcome.error,
         "tokens_per_domain": list(plan.tokens),
+        "max_new_tokens": plan.max_new_tokens,
+        "asked": fingerprint(plan.domains),
+        "revision": plan.revision.name,
         "bridge": plan.bridge,
+        "model": plan.model,
         "machine": describe_machine(),
-        "command": shlex.join(["adaptation", *sys.argv[1:]]),
+        "versions": versions(outcome.versions),
         **outcome.facts,
     }
+
+
+def fingerprint(domains: Sequence[Domain]) -> str:
+    """The same for the same prompts in the same order; says nothing of what they are."""
+    asked = json.dumps([[domain.name, *map(list, (domain.traffic, domain.held_out))] for domain in domains])
+    return hashlib.sha256(asked.encode()).hexdigest()[:16]
 
 
 def read_prompts(path: Path, max_chars: int) -> list[tuple[str, str]]:
@@ -156,7 +168,8 @@ def make_domain(text: str, known: Sequence[tuple[str, str]], held_out: int) -> D
 
 def bootstrapped(work: Path, prompts: Path, sources: str, model: str, count: int) -> Path:
     """A tiny_lm of the first domain, made now unless it was made before."""
-    out = work / f"tiny_lm-{count}"
+    made_of = hashlib.sha256(json.dumps([model, sources, str(prompts)]).encode()).hexdigest()[:12]
+    out = work / f"tiny_lm-{count}-{made_of}"
     if not out.exists():
         errors.print(f"bootstrapping a tiny_lm on {count} prompts of {sources} into {out}; it is kept", markup=False)
         command = [sys.executable, "-m", "paceline.trainer", "bootstrap", "--recipe", "tiny_lm", "--target", model]

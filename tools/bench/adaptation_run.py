@@ -22,6 +22,8 @@ from rounds import BenchError
 
 from paceline.cli.measure import Answer, ask, request_for
 from paceline.cli.stack import Stack, StackError
+from paceline.drafter.version import VERSION as DRAFTER_VERSION
+from paceline.trainer.version import VERSION as TRAINER_VERSION
 from paceline.v1 import trainer_pb2, trainer_pb2_grpc, verifier_pb2, verifier_pb2_grpc
 from paceline.wire.channel import connect
 from paceline.wire.revision import MANIFEST, parse_manifest
@@ -77,6 +79,7 @@ class Outcome:
     complete: bool = False
     error: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)  # of the services
 
 
 def measure(plan: Plan, folder: Path, say: Say) -> Outcome:
@@ -126,7 +129,12 @@ class _Run:
             store = trainer_pb2_grpc.TrainerStub(to_trainer)
             await self._connected(stub)
             model = await stub.GetModel(verifier_pb2.GetModelRequest())
-            self.outcome.facts = {"dtype": model.dtype, "model": model.model}
+            self.outcome.facts = {"dtype": model.dtype}
+            self.outcome.versions = {
+                model.peer.package: model.peer.version,
+                "paceline-drafter": DRAFTER_VERSION,
+                "paceline-trainer": TRAINER_VERSION,
+            }
             self._start_refit(trainer, verifier)
             self.began = time.monotonic()
             watching = asyncio.create_task(self._watch(store))

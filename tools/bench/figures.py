@@ -2,7 +2,7 @@
 
 Tokens per second of a group are all its tokens divided by all its time, so a long answer weighs more than a short one;
 'all' is the same over every question. With several repeats an answer's time is the median of its times. The spread
-is the least and the greatest figure that a single repeat came to.
+is the least and the greatest figure that a single repeat came to; `repeats` has what each came to.
 """
 
 from __future__ import annotations
@@ -79,16 +79,17 @@ def figures(measured: Sequence[Measurement], crowds: Sequence[Crowd] = ()) -> di
             "tokens_per_second": _extremes(speeds, singles),
             "ratios": _extremes(ratios(speeds), [ratios(single) for single in singles]),
         },
-        "tokens": {system: _tokens(of_system) for system, of_system in _by(measured, lambda m: m.system).items()},
+        "tokens": {system: _tokens(of_system) for system, of_system in by_key(measured, lambda m: m.system).items()},
+        "repeats": [{"tokens_per_second": _rounded(single), "ratios": _rounded(ratios(single))} for single in singles],
         "concurrency": concurrency(crowds, {system: of_group[ALL] for system, of_group in speeds.items()}),
     }
 
 
 def rates(measured: Sequence[Measurement], systems: Sequence[str] = SYSTEMS) -> Rates:
     """Tokens per second by system and group, of those systems that were measured."""
-    by_system = _by(measured, lambda m: m.system)
+    by_system = by_key(measured, lambda m: m.system)
     return {
-        system: {group: _rate(members) for group, members in _groups(by_system[system]).items()}
+        system: {group: _rate(members) for group, members in grouped(by_system[system]).items()}
         for system in systems
         if system in by_system
     }
@@ -96,7 +97,7 @@ def rates(measured: Sequence[Measurement], systems: Sequence[str] = SYSTEMS) -> 
 
 def speeds_of_repeats(measured: Sequence[Measurement], systems: Sequence[str] = SYSTEMS) -> list[Rates]:
     """The rates of each repeat alone, of those that cover every answer."""
-    return [rates(repeat, systems) for repeat in _whole_repeats(measured)]
+    return [rates(repeat, systems) for repeat in whole_repeats(measured)]
 
 
 def ratios(speeds: Rates) -> Rates:
@@ -112,7 +113,7 @@ def tokens_per_step(measured: Sequence[Measurement]) -> dict[str, float]:
     """Of speculation on, by group. A first token comes from the prompt's own pass, so it doesn't count."""
     on = [measurement for measurement in measured if measurement.system == ON]
     result = {}
-    for group, members in _groups(on).items():
+    for group, members in grouped(on).items():
         steps = sum(member.steps for member in members)
         result[group] = sum(len(member.ids) - 1 for member in members) / steps if steps else 1.0
     return result
@@ -142,8 +143,8 @@ def different(measured: Sequence[Measurement], reference: str, other: str) -> li
 def concurrency(crowds: Sequence[Crowd], alone: dict[str, float]) -> dict[str, Any]:
     """By number of requests at once. `over_one` is against the same questions one at a time."""
     result: dict[str, Any] = {}
-    for number, members in _by(crowds, lambda crowd: crowd.concurrency).items():
-        by_system = _by(members, lambda crowd: crowd.system)
+    for number, members in by_key(crowds, lambda crowd: crowd.concurrency).items():
+        by_system = by_key(members, lambda crowd: crowd.system)
         speeds = {
             system: median(crowd.tokens / crowd.seconds for crowd in repeats) for system, repeats in by_system.items()
         }
@@ -170,7 +171,7 @@ def all_identical(report: dict[str, Any]) -> bool:
 
 
 def _rate(members: Iterable[Measurement]) -> float:
-    answers = _by(members, lambda m: m.answer).values()
+    answers = by_key(members, lambda m: m.answer).values()
     seconds = sum(median(m.seconds for m in repeats) for repeats in answers)
     return sum(median(len(m.ids) for m in repeats) for repeats in answers) / seconds
 
@@ -179,15 +180,16 @@ def _tokens(members: Sequence[Measurement]) -> int:
     return sum(len(m.ids) for m in members if m.repeat == 0)
 
 
-def _groups(members: Sequence[Measurement]) -> dict[str, list[Measurement]]:
-    by_group = _by(members, lambda m: m.group)
+def grouped(members: Sequence[Measurement]) -> dict[str, list[Measurement]]:
+    """All of them under 'all', then those of each group."""
+    by_group = by_key(members, lambda m: m.group)
     found = {group: by_group[group] for group in GROUPS if group in by_group}
     return {ALL: list(members), **found} if found else {}
 
 
-def _whole_repeats(measured: Sequence[Measurement]) -> list[list[Measurement]]:
+def whole_repeats(measured: Sequence[Measurement]) -> list[list[Measurement]]:
     """The repeats that cover every answer; the last one does not if the run was interrupted."""
-    repeats = list(_by(measured, lambda m: m.repeat).values())
+    repeats = list(by_key(measured, lambda m: m.repeat).values())
     most = max(map(len, repeats), default=0)
     return [repeat for repeat in repeats if len(repeat) == most]
 
@@ -211,7 +213,7 @@ def _first_difference(left: tuple[int, ...], right: tuple[int, ...]) -> int:
     return next((at for at, (one, other) in pairs if one != other), min(len(left), len(right)))
 
 
-def _by(members: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+def by_key(members: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
     grouped: dict[K, list[T]] = {}
     for member in members:
         grouped.setdefault(key(member), []).append(member)

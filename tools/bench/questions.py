@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -89,6 +90,12 @@ def spread(questions: Sequence[Question], limit: int | None = None) -> list[Ques
     chosen = {group: _at_equal_distances(by_group[group], share) for group, share in shares.items()}
     rounds = range(max(shares.values(), default=0))
     return [chosen[group][index] for index in rounds for group in GROUPS if index < shares[group]]
+
+
+def fingerprint(questions: Sequence[Question]) -> str:
+    """The same for the same questions in the same order; says nothing of what they are."""
+    asked = json.dumps([[question.question_id, question.category, question.turns] for question in questions])
+    return hashlib.sha256(asked.encode()).hexdigest()[:16]
 
 
 def _shares(sizes: dict[str, int], limit: int | None) -> dict[str, int]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from machine import describe_machine
+from machine import describe_machine, versions
 from options import INTERRUPTED, JsonFile, PlotFile, in_users_folder, one_of, outputs
+from origin import begin
 from rounds import BenchError
 from routing_cross_check import players
 from routing_recorded import read_recorded
@@ -17,6 +16,8 @@ from routing_report import draw, notes, tables
 from routing_run import LEARNING, Plan, default_policy, run, run_recorded
 from routing_scenes import SCENES
 from showing import errors, progress_of, publish
+
+from paceline.router.version import VERSION
 
 NAMES = tuple(scene.name for scene in SCENES)
 FIRST_SEED = 1000  # policies were tuned on seeds below
@@ -40,6 +41,7 @@ def main(
     Regret is the share of speed that was missed: 1 - (expected time of the best arm for each segment ÷ that of what was
     chosen).
     """
+    origin = begin("routing")
     try:
         target, picture = outputs(json_path, plot_path)
         wanted = [one_of("--scenes", name, NAMES) for name in scenes or NAMES]
@@ -53,7 +55,7 @@ def main(
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
-    report = make_report(plan, found)
+    report = {**make_report(plan, found), **origin.facts()}
     publish(report, tables(report), notes(report), draw, target, picture)
 
 
@@ -65,7 +67,7 @@ def make_report(plan: Plan, found: dict[str, Any]) -> dict[str, Any]:
         "segments": plan.segments,
         "seeds": list(plan.seeds),
         "machine": describe_machine(),
-        "command": shlex.join(["routing", *sys.argv[1:]]),
+        "versions": versions({"paceline-router": VERSION}),
     }
 
 

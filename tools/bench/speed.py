@@ -25,8 +25,10 @@ from options import (
     outputs,
     words,
 )
+from origin import Origin, begin
 from plot import draw
-from questions import QuestionsError, read_questions, spread
+from question_figures import by_question, spec_bench
+from questions import QuestionsError, fingerprint, read_questions, spread
 from report import notes, tables
 from rounds import BenchError
 from showing import errors, progress_of, publish
@@ -81,6 +83,7 @@ def main(
     Exit code 1 means that something failed, or that speculation changed an answer. After Ctrl-C (exit code 130) the
     figures of what was measured are written all the same.
     """
+    origin = begin("speed")
     try:
         plan = Plan(
             questions=spread(read_questions(in_users_folder(questions)), limit),
@@ -103,15 +106,15 @@ def main(
     except (QuestionsError, BenchError) as error:
         errors.print(f"speed: {error}", style="red", markup=False, highlight=False)
         raise typer.Exit(1) from None
-    _conclude(plan, outcome, target, picture)
+    _conclude(plan, outcome, origin, target, picture)
 
 
-def _conclude(plan: Plan, outcome: Outcome, target: Path | None, picture: Path | None) -> None:
+def _conclude(plan: Plan, outcome: Outcome, origin: Origin, target: Path | None, picture: Path | None) -> None:
     """Shows what was measured, and exits with the code that it deserves."""
     if not outcome.rounds.measured:
         errors.print("speed: interrupted before the first question was answered", style="red")
         raise typer.Exit(INTERRUPTED)
-    report = make_report(plan, outcome)
+    report = {**make_report(plan, outcome), **origin.facts()}
     publish(report, tables(report), notes(report), draw, target, picture)
     if outcome.error:
         errors.print(f"speed: {outcome.error}", style="red", markup=False, highlight=False)
@@ -128,11 +131,14 @@ def make_report(plan: Plan, outcome: Outcome) -> dict[str, Any]:
     rounds = outcome.rounds
     return {
         **figures(rounds.measured, rounds.crowds),
+        "by_question": by_question(rounds.measured),
+        "spec_bench": spec_bench(rounds.measured),
         "interference": {
             system.removeprefix("paceline_"): measured.figures() for system, measured in outcome.interference.items()
         },
         "complete": outcome.complete,
         "questions": len({measurement.question_id for measurement in rounds.measured}),
+        "asked": fingerprint(plan.questions),
         "max_new_tokens": plan.max_new_tokens,
         "repeat": plan.repeat,
         "model": plan.model,
