@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from paceline.router.affinity import Affinity
 from paceline.router.arms import Arm, arms_for
 from paceline.router.hedging import Hedging
+from paceline.router.history import History
 from paceline.router.learning import Learning
 from paceline.router.roster import Roster
 from paceline.router.trial_book import TrialBook
@@ -26,6 +27,7 @@ class Backend:
         accept_s: how long a verifier may take to take a request up.
         affinity: who read which prompts.
         hedging: second attempts.
+        history: of arms and members, for people.
         clock: monotonic seconds.
     """
 
@@ -39,6 +41,7 @@ class Backend:
     accept_s: float
     affinity: Affinity
     hedging: Hedging
+    history: History
     clock: Callable[[], float]
 
     def arms_for(self, names: Iterable[str]) -> tuple[Arm, ...]:

@@ -37,6 +37,9 @@ class TrialBook:
         rule: decides.
         every: one in so many requests that would have had the drafter gets the one on trial.
         draw: a number in [0, 1) at each call.
+
+    Attributes:
+        decided: called with the drafter's id and the verdict when there is one.
     """
 
     def __init__(self, rule: Rule, every: int, draw: Callable[[], float]) -> None:
@@ -44,6 +47,7 @@ class TrialBook:
         self._every = every
         self._draw = draw
         self._trials: dict[str, _Trial] = {}
+        self.decided: Callable[[str, Verdict], None] = lambda _drafter_id, _verdict: None
 
     def drawn(self, drafter_id: str) -> bool | None:
         """Whether a request goes to the drafter on trial; None once the trial is decided."""
@@ -91,3 +95,4 @@ class TrialBook:
             mean_before=round(known.before.mean, 4),
             segments=known.trial.segments,
         )
+        self.decided(drafter_id, self.verdict(drafter_id))
