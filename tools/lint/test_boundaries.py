@@ -93,6 +93,7 @@ def test_every_file_has_a_name_that_says_something() -> None:
                 "shadow_book",
                 "shadow_replay",
                 "step_times",
+                "steps",
                 "text",
                 "trie",
                 "waiting",

@@ -63,6 +63,8 @@ class FakeVerifier(verifier_pb2_grpc.VerifierServicer):
         refusal: raised for each request, if set.
         stop_at: position at which an answer stops to go on until `resume` is set; the test may kill it there.
         fail_at: position at which the answer ends with `failure`.
+        fail_after_step_at: the same, when it has told of the step and not yet of the tokens it brought.
+        rows: of each of its steps, for those who ask.
         token_s: pause after each token.
         silent: takes requests and says nothing, not even that it did.
         requests: seen so far. engaged: speculation by Engage, in order. num_yielded: tokens that gRPC took.
@@ -71,7 +73,7 @@ class FakeVerifier(verifier_pb2_grpc.VerifierServicer):
 
     verifier_id: str
     drafters: dict[str, str] = field(default_factory=dict)
-    protocol: tuple[int, int] = (1, 4)
+    protocol: tuple[int, int] = (1, 5)
     accepted: tuple[int, ...] = (0,)
     model: str = "m"
     tokenizer_hash: str = "hash"
@@ -83,6 +85,8 @@ class FakeVerifier(verifier_pb2_grpc.VerifierServicer):
     refuse_times: int = 1_000_000
     stop_at: int = -1
     fail_at: int = -1
+    fail_after_step_at: int = -1
+    rows: int = 9
     token_s: float = 0.0
     silent: bool = False
     failure: PacelineError | grpc.StatusCode = grpc.StatusCode.UNAVAILABLE
@@ -183,6 +187,13 @@ class FakeVerifier(verifier_pb2_grpc.VerifierServicer):
             )
             if request.HasField("log_probs"):
                 tokens.log_probs.append(log_probs_at(seed, position, request.log_probs.top))
+            if request.HasField("steps") and self.protocol >= (1, 5):
+                if tokens.sources[0]:
+                    tokens.source_names.append("d/s")
+                tokens.pieces.append(f"{token} ".encode())
+                yield generation_pb2.GenerateEvent(step=self._step(token, position))
+                if position == self.fail_after_step_at:
+                    raise _Failure(grpc.StatusCode.UNAVAILABLE)
             yield generation_pb2.GenerateEvent(tokens=tokens)
             self.num_yielded += 1
             await asyncio.sleep(self.token_s)
@@ -195,6 +206,25 @@ class FakeVerifier(verifier_pb2_grpc.VerifierServicer):
             reason=generation_pb2.FINISH_REASON_LENGTH, total=self._outcome(request.request_id, end - begin)
         )
         yield generation_pb2.GenerateEvent(finished=finished)
+
+    def _step(self, token: int, position: int) -> generation_pb2.Step:
+        """That brought the token at a position: two candidates, one below the other, of which the first may be right;
+        `rows` says whose step it is."""
+        accepted = bool(self.accepted[position % len(self.accepted)])
+        return generation_pb2.Step(
+            nodes=[
+                generation_pb2.StepNode(
+                    id=token + (not accepted), piece=b"\xc3", sources=[2, 1], probability=0.9, accepted=accepted
+                ),
+                generation_pb2.StepNode(id=5, piece=b"x", parent=1, sources=[1], probability=0.25),
+            ],
+            source_names=["e/t", "d/s"],
+            hidden_nodes=3,
+            step_s=0.02,
+            wait_s=0.001,
+            rows=self.rows,
+            plain_step_s=0.018,
+        )
 
     def _outcome(self, request_id: str, num_tokens: int) -> generation_pb2.Outcome:
         speculation = self.in_force[request_id]

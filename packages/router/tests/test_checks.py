@@ -45,6 +45,10 @@ def schema(text: str, **limits: Any) -> generation_pb2.GenerateRequest:
     return request(constraint=generation_pb2.Constraint(json_schema=text), limits=types_pb2.Limits(**limits))
 
 
+def steps(max_nodes: int) -> generation_pb2.GenerateRequest:
+    return request(steps=generation_pb2.StepsRequest(max_nodes=max_nodes))
+
+
 def log_probs(top: int) -> generation_pb2.GenerateRequest:
     return request(log_probs=generation_pb2.LogProbsRequest(top=top))
 
@@ -60,6 +64,7 @@ GOOD = {
     "most stops": stop(*["x" * 256] * 16),
     "most drafters": named(*["x" * 200] * 16),
     "most log-probabilities": log_probs(20),
+    "most nodes told": steps(256),
     "longest schema": schema("é" * 32768),
     "longest names": request(request_id="x" * 200, tenant="x" * 200, model="x" * 200),
 }
@@ -85,6 +90,7 @@ BAD = {
     "min_p 1": (sampling(min_p=1.0), Reason.OUT_OF_RANGE, "sampling.min_p"),
     "min_p negative": (sampling(min_p=-0.1), Reason.OUT_OF_RANGE, "sampling.min_p"),
     "many log-probabilities": (log_probs(21), Reason.OUT_OF_RANGE, "log_probs.top"),
+    "many nodes told": (steps(257), Reason.OUT_OF_RANGE, "steps.max_nodes"),
     "long schema": (schema("x" * 65537), Reason.OUT_OF_RANGE, "constraint.json_schema"),
     "long schema in bytes": (schema("é" * 32769), Reason.OUT_OF_RANGE, "constraint.json_schema"),
     "no constraint in it": (request(constraint=generation_pb2.Constraint()), Reason.MALFORMED, "constraint"),

@@ -14,6 +14,7 @@ from http_doors import asked
 from paceline.router.arms import PLAIN
 from paceline.router.finding import Finding
 from paceline.router.member import Member
+from paceline.v1 import generation_pb2
 from paceline.wire.errors import PacelineError, Reason
 from paceline.wire.status import from_rpc_error
 
@@ -48,6 +49,17 @@ async def test_the_second_verifier_gives_the_same_text_and_the_first_is_cancelle
     hedging = deployment.router.backend.hedging
     assert (hedging.num_sent, hedging.num_won) == (1, 1)
     assert deployment.router.backend.roster.available() == [slow.member(), quick.member()]
+
+
+async def test_steps_are_those_of_the_verifier_whose_tokens_are_relayed(deploy: Deploy) -> None:
+    deployment = await deploy(**LATE)
+    slow, quick = await pair(deployment, stop_at=0, rows=1)
+    quick.rows = 2
+    events = [event async for event in deployment.generate(steps=generation_pb2.StepsRequest())]
+    kinds = [event.WhichOneof("event") for event in events]
+    assert kinds == ["started", *["step", "tokens"] * DEFAULT_MAX_TOKENS, "finished"]
+    assert {event.step.rows for event in events if event.HasField("step")} == {2}
+    await eventually(lambda: slow.num_cancelled == 1)
 
 
 async def test_both_count_until_one_has_a_token_and_then_only_that_one(deploy: Deploy) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,9 @@ async def still_answers(deployment: Deployment) -> None:
         ({"stop": "\ud800"}, "stop", "invalid_value", "unicode"),
         ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages.0.content", "invalid_value", "unicode"),
         ({"paceline": {"drafters": ["a"], "speculation": False}}, "paceline.drafters", "invalid_value", "false"),
+        ({"paceline": {"steps": True}}, "paceline.steps", "invalid_value", "stream: true"),
+        ({"paceline": {"steps": True}, "stream": False}, "paceline.steps", "invalid_value", "stream: true"),
+        ({"paceline": {"steps": 1}, "stream": True}, "paceline.steps", "invalid_value", "boolean"),
     ],
 )
 def test_a_field_that_is_wrong_is_named(fields: dict[str, Any], param: str, code: str, words: str) -> None:
@@ -89,6 +93,7 @@ def test_a_field_that_is_wrong_is_named(fields: dict[str, Any], param: str, code
         {"store": False, "parallel_tool_calls": True, "modalities": ["text"], "service_tier": "auto", "metadata": {}},
         {"stream": None, "n": None, "temperature": None, "stop": None, "seed": None, "logprobs": None, "user": None},
         {"messages": [{"role": "user", "content": "x", "name": None, "tool_calls": []}]},
+        {"paceline": {"steps": False}, "stream": False},
         {"stop": [], "response_format": None, "paceline": None, "stream_options": None, "top_k": -1},
     ],
 )
@@ -284,6 +289,12 @@ async def test_what_surrounds_the_api(deploy: Deploy) -> None:
     assert {"/v1/models", "/v1/chat/completions", "/v1/completions", "/health", "/metrics", "/version"} <= set(
         document["paths"]
     )
+    schemas = document["components"]["schemas"]
+    assert schemas["Paceline"]["properties"]["steps"]["type"] == "boolean"
+    assert {"$ref": "#/components/schemas/Told"} in schemas["ChatChunk"]["properties"]["paceline"]["anyOf"]
+    named = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)))
+    assert "ChatChunk" in named
+    assert named <= set(schemas)
     deployment.router.admission.draining = True
     assert (await asked(deployment, "GET", "/health")).status == 503
     refused = await chat(deployment)

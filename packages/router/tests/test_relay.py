@@ -313,6 +313,21 @@ async def test_a_verifier_that_fails_in_mid_request_changes_nothing_for_the_clie
     assert finished.total.tokens == DEFAULT_MAX_TOKENS
 
 
+@pytest.mark.parametrize("at", [0, 1, 10, DEFAULT_MAX_TOKENS - 1])
+async def test_each_token_has_one_step_also_where_a_verifier_fails_between_the_two(deploy: Deploy, at: int) -> None:
+    deployment = await deploy()
+    lost = await deployment.verifier("a", rows=1, fail_after_step_at=at)
+    heir = await deployment.verifier("b", rows=2)
+    asked = generation_pb2.StepsRequest(max_nodes=9)
+    events = [event async for event in deployment.generate(steps=asked)]
+    kinds = [event.WhichOneof("event") for event in events]
+    assert kinds == ["started", *["step", "tokens"] * DEFAULT_MAX_TOKENS, "finished"]
+    assert [token for event in events for token in event.tokens.ids] == answer(SEED, DEFAULT_MAX_TOKENS)
+    rows = [event.step.rows for event in events if event.HasField("step")]
+    assert rows == [1] * at + [2] * (DEFAULT_MAX_TOKENS - at)
+    assert [one.requests[0].steps for one in (lost, heir)] == [asked, asked]
+
+
 async def test_a_killed_verifier_changes_nothing_for_the_client(deploy: Deploy) -> None:
     deployment = await deploy()
     lost = await deployment.verifier("a", stop_at=10)

@@ -93,6 +93,9 @@ class Answer:
     finished: generation_pb2.Finished | None = None
     outcomes: list[generation_pb2.Outcome] = field(default_factory=list)
     log_probs: list[generation_pb2.TokenLogProbs] = field(default_factory=list)
+    pieces: list[bytes] = field(default_factory=list)
+    steps: list[tuple[generation_pb2.Step, generation_pb2.Tokens]] = field(default_factory=list)
+    _step: generation_pb2.Step | None = None
 
     def take(self, event: generation_pb2.GenerateEvent) -> None:
         kind = event.WhichOneof("event")
@@ -101,8 +104,16 @@ class Answer:
             self.text += event.tokens.text
             self.log_probs += event.tokens.log_probs
             assert len(event.tokens.log_probs) in (0, len(event.tokens.ids))
+            assert len(event.tokens.pieces) in (0, len(event.tokens.ids))
+            self.pieces += event.tokens.pieces
+            if self._step is not None:
+                self.steps.append((self._step, event.tokens))
+                self._step = None
             names = ["", *event.tokens.source_names]
             self.sources += [names[index] for index in event.tokens.sources]
+        elif kind == "step":
+            assert self._step is None
+            self._step = event.step
         elif kind == "outcome":
             self.outcomes.append(event.outcome)
         else:

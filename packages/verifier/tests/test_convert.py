@@ -9,19 +9,11 @@ import pytest
 from tiny_models import VOCAB, make_tokenizer
 
 from paceline.v1 import generation_pb2, types_pb2
-from paceline.verifier import session as domain
-from paceline.verifier.convert import MAX_STOP_LENGTH, MAX_STOPS, Limits, event_to_proto, request_from_proto
-from paceline.verifier.model.log_probs import TokenLogProbs
+from paceline.verifier.convert import MAX_STOP_LENGTH, MAX_STOPS, Limits, request_from_proto
 from paceline.verifier.model.tokenizer import TargetTokenizer
 from paceline.verifier.request import Request, Speculation
 from paceline.verifier.sampling import Sampling
-from paceline.verifier.trie import Source
 from paceline.wire.errors import PacelineError, Reason
-
-
-def no_piece(_token: int) -> bytes:
-    raise AssertionError("nobody asked for pieces")
-
 
 LIMITS = Limits(vocab_size=VOCAB, context_length=64, max_tokens=40, default_max_tokens=30, max_nodes=16)
 TOKENIZER = TargetTokenizer(make_tokenizer())
@@ -57,6 +49,10 @@ def speculation(**fields: Any) -> dict[str, Any]:
 
 def log_probs(top: int) -> generation_pb2.LogProbsRequest:
     return generation_pb2.LogProbsRequest(top=top)
+
+
+def steps(max_nodes: int) -> generation_pb2.StepsRequest:
+    return generation_pb2.StepsRequest(max_nodes=max_nodes)
 
 
 def schema(text: str) -> dict[str, Any]:
@@ -108,6 +104,8 @@ BAD = [
     ({"messages": chat(*[("user", "")] * 1025)}, Reason.OUT_OF_RANGE, "messages", "1025 messages", "at most 1024"),
     ({"text": "a" * (4 * 2**20 + 1)}, Reason.OUT_OF_RANGE, "text", "4194305 characters", "at most 4194304"),
     ({"messages": chat(("r" * (4 * 2**20), "x"))}, Reason.OUT_OF_RANGE, "messages", "4194305", "at most 4194304"),
+    ({"steps": steps(257)}, Reason.OUT_OF_RANGE, "steps.max_nodes", "257", "at most 256"),
+    ({"steps": steps(2**32 - 1)}, Reason.OUT_OF_RANGE, "steps.max_nodes", str(2**32 - 1), "at most 256"),
 ]
 
 
@@ -151,11 +149,12 @@ def test_a_good_request_arrives_as_it_was_meant():
     assert request.speculation == Speculation(("x", "y"), 7)
     assert (request.tenant, request.request_id, request.no_store) == ("t", "r", True)
     assert (request.committed, request.segment_tokens) == ((8, 9), 3)
-    assert (request.log_probs, request.json_schema) == (None, None)
+    assert (request.log_probs, request.json_schema, request.steps) == (None, None, None)
     longest = "x" * 65536
     request = convert(log_probs=log_probs(20), **schema(longest))
     assert (request.log_probs, request.json_schema) == (20, longest)
     assert convert(log_probs=log_probs(0)).log_probs == 0
+    assert [convert(steps=steps(most)).steps for most in (0, 1, 256)] == [64, 1, 256]
 
 
 def test_what_is_left_unset_has_its_default():
@@ -187,39 +186,3 @@ def test_a_conversation_ends_with_the_assistants_turn_and_special_tokens_are_sin
     core = make_tokenizer()
     expected = [*core.convert_tokens_to_ids(["<|user|>"]), *core("the dog")["input_ids"]]
     assert request.prompt == (*expected, core.convert_tokens_to_ids("<|assistant|>"))
-
-
-def test_sources_of_tokens_are_named_once_by_the_drafters_name():
-    a, b = Source("id-1", "suffix"), Source("id-2", "lookup")
-    event = domain.TokensEvent((1, 2, 3, 4), "text", (None, b, a, b))
-    message = event_to_proto(event, {"id-1": "fast"}, 5, no_piece).tokens
-    assert list(message.source_names) == ["id-2/lookup", "fast/suffix"]
-    assert list(message.sources) == [0, 1, 2, 1]
-    assert (list(message.ids), message.text) == ([1, 2, 3, 4], "text")
-
-
-def test_log_probabilities_come_with_the_pieces_of_their_tokens():
-    told = (TokenLogProbs(-0.5, ((7, -0.25), (8, -0.5))), TokenLogProbs(-3.0))
-    event = domain.TokensEvent((8, 9), "text", (None, None), told)
-    message = event_to_proto(event, {}, 5, {7: b"a", 8: b"\xc3", 9: b""}.__getitem__).tokens
-    assert [item.token.id for item in message.log_probs] == list(message.ids) == [8, 9]
-    assert [(other.id, other.piece, other.log_prob) for other in message.log_probs[0].top] == [
-        (7, b"a", -0.25),
-        (8, b"\xc3", -0.5),
-    ]
-    assert (message.log_probs[0].token.piece, message.log_probs[0].token.log_prob) == (b"\xc3", -0.5)
-    assert len(message.log_probs[1].top) == 0
-
-
-def test_an_outcome_keeps_its_figures():
-    total = domain.Outcome(5, 2, 9, 0.1, 0.2, 0.3, 0.4, 0.5)
-    total.credits[Source("id-1", "suffix")] = domain.Credit(4, 3, 2, 1)
-    message = event_to_proto(domain.FinishedEvent(domain.Finish.LENGTH, "", total), {}, 11, no_piece).finished
-    assert message.reason == generation_pb2.FINISH_REASON_LENGTH
-    found = message.total
-    assert (found.tokens, found.steps, found.nodes, found.prompt_tokens) == (5, 2, 9, 11)
-    assert (found.verify_s, found.plain_s, found.wait_s) == (0.1, 0.2, 0.3)
-    assert (found.prefill_s, found.elapsed_s) == (0.4, 0.5)
-    credit = found.drafters[0]
-    assert (credit.drafter_id, credit.drafter_name, credit.strategy) == ("id-1", "id-1", "suffix")
-    assert (credit.proposed, credit.accepted, credit.stale, credit.refused) == (4, 3, 2, 1)

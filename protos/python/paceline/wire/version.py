@@ -9,7 +9,7 @@ VERSION = "0.1.0"
 
 # Peers with another major can't talk to each other; a minor adds what the other side may ignore.
 PROTOCOL_MAJOR = 1
-PROTOCOL_MINOR = 4
+PROTOCOL_MINOR = 5
 """What each minor version added:
 
 1: Hello.own, answers in several trees, Ping and Pong, SessionOpened.least_value, Commit.step_us.
@@ -17,6 +17,7 @@ PROTOCOL_MINOR = 4
 3: GenerateRequest.log_probs, Tokens.log_probs, GenerateRequest.constraint; a verifier before 1.3 ignores them silently.
 4: service Admin, GenerateRequest.most_tokens (a verifier before 1.4 ignores it silently), Speculation.shadow,
    Outcome.shadows, SessionOpened.shadow.
+5: GenerateRequest.steps with GenerateEvent.step and Tokens.pieces; a verifier before 1.5 sends neither.
 """
 
 

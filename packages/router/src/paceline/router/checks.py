@@ -17,6 +17,7 @@ MAX_DRAFTERS = 16
 MAX_TEMPERATURE = 100.0
 MAX_TOP_LOG_PROBS = 20
 MAX_SCHEMA_BYTES = 64 * 1024
+MAX_TOLD_NODES = 256
 
 
 def check_request(request: generation_pb2.GenerateRequest) -> None:
@@ -29,6 +30,8 @@ def check_request(request: generation_pb2.GenerateRequest) -> None:
     _check_speculation(request.speculation)
     if request.log_probs.top > MAX_TOP_LOG_PROBS:
         raise out_of_range("log_probs.top", request.log_probs.top, f"at most {MAX_TOP_LOG_PROBS}")
+    if request.steps.max_nodes > MAX_TOLD_NODES:
+        raise out_of_range("steps.max_nodes", request.steps.max_nodes, f"at most {MAX_TOLD_NODES}")
     _check_constraint(request)
     _check_count("committed.ids", len(request.committed.ids), MAX_TOKEN_IDS)
 

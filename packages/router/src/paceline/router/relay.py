@@ -7,7 +7,7 @@ verifiers may be asked at once, and whoever is first is relayed (`hedging.py`).
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import ExitStack, aclosing
 
 import structlog
@@ -54,6 +54,7 @@ class Relay:
         self._started = False
         self._finished = False
         self._relayed: list[int] = []
+        self._step: generation_pb2.GenerateEvent | None = None  # whose tokens are still to come
         self._outcomes: list[generation_pb2.Outcome] = []  # of lost verifiers and, by segment, the present one
         self._num_lost_outcomes = 0
         self._gone = Gone()
@@ -70,11 +71,11 @@ class Relay:
             if verifier is None:
                 yield self._finished_by_length()
                 return
+            self._step = None
             with ExitStack() as places:
                 async with aclosing(self._said(verifier, places)) as events:
                     async for engagement, event in events:
-                        relayed = self._take(event, engagement)
-                        if relayed is not None:
+                        for relayed in self._take(event, engagement):
                             yield relayed
 
     def _said(self, verifier: Member, places: ExitStack) -> AsyncGenerator[Said]:
@@ -134,21 +135,26 @@ class Relay:
         finally:
             await engagement.close()
 
-    def _take(self, event: generation_pb2.GenerateEvent, engagement: Engagement) -> generation_pb2.GenerateEvent | None:
-        """What of a verifier's event goes to the client."""
+    def _take(
+        self, event: generation_pb2.GenerateEvent, engagement: Engagement
+    ) -> Iterable[generation_pb2.GenerateEvent]:
+        """What of a verifier's event goes to the client, and what waited for it."""
         kind = event.WhichOneof("event")
         if self._finished:
-            return None
+            return ()
         if kind == "started":
             self._finding.started()
             again, self._started = self._started, True
-            return None if again else event
-        if kind == "tokens":
+            return () if again else (event,)
+        if kind == "step":
+            self._step = event  # if its tokens don't come, another verifier's step will bring them
+        elif kind == "tokens":
             self._relayed.extend(event.tokens.ids)
             self._finding.advanced(engagement.verifier, event.tokens.text)
             engagement.committed(len(event.tokens.ids))
-            return event
-        if kind == "outcome":
+            step, self._step = self._step, None
+            return (event,) if step is None else (step, event)
+        elif kind == "outcome":
             self._outcomes.append(event.outcome)
             engagement.segment_ended(event.outcome)
         elif kind == "finished":
@@ -157,8 +163,8 @@ class Relay:
             if self._finding.any_lost:
                 lost = self._outcomes[: self._num_lost_outcomes]
                 event.finished.total.CopyFrom(self._total([*lost, event.finished.total]))
-            return event
-        return None
+            return (event,)
+        return ()
 
     def _total(self, outcomes: list[generation_pb2.Outcome]) -> generation_pb2.Outcome:
         return merge_outcomes(outcomes, len(self._relayed), self._backend.clock() - self._begun_s)
@@ -202,5 +208,6 @@ class Relay:
 
 
 def _decides(said: Said) -> bool:
-    """Which of two verifiers goes on: the first with tokens, or with an answer that has none."""
-    return said[1].WhichOneof("event") in ("tokens", "finished")
+    """Which of two verifiers goes on: the first with tokens or the step that brings them, or with an answer that has
+    none."""
+    return said[1].WhichOneof("event") in ("step", "tokens", "finished")

@@ -1,4 +1,4 @@
-"""Between protobuf and the domain; every bound on a request is checked here."""
+"""From protobuf to the domain, and what drafters are told; every bound on a request is checked here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from paceline.v1 import drafting_pb2, generation_pb2, types_pb2
 from paceline.verifier import session as domain
 from paceline.verifier.request import Request, Speculation
 from paceline.verifier.sampling import Sampling
-from paceline.verifier.shadow_book import ShadowScore
+from paceline.verifier.steps import DEFAULT_TOLD_NODES, MAX_TOLD_NODES
 from paceline.wire.errors import PacelineError, Reason, out_of_range
 
 MAX_NAME = 200
@@ -82,6 +82,7 @@ def request_from_proto(
         segment_tokens=message.segment_tokens,
         log_probs=_log_probs(message),
         json_schema=_json_schema(message),
+        steps=_steps(message),
     )
 
 
@@ -126,6 +127,14 @@ def _log_probs(message: generation_pb2.GenerateRequest) -> int | None:
     if message.log_probs.top > MAX_TOP_LOG_PROBS:
         raise out_of_range("log_probs.top", message.log_probs.top, f"at most {MAX_TOP_LOG_PROBS}")
     return message.log_probs.top
+
+
+def _steps(message: generation_pb2.GenerateRequest) -> int | None:
+    if not message.HasField("steps"):
+        return None
+    if message.steps.max_nodes > MAX_TOLD_NODES:
+        raise out_of_range("steps.max_nodes", message.steps.max_nodes, f"at most {MAX_TOLD_NODES}")
+    return message.steps.max_nodes or DEFAULT_TOLD_NODES
 
 
 def _json_schema(message: generation_pb2.GenerateRequest) -> str | None:
@@ -253,102 +262,5 @@ def shadow_message(
     return opened
 
 
-def score_to_proto(score: ShadowScore) -> generation_pb2.ShadowScore:
-    figures = score.figures
-    return generation_pb2.ShadowScore(
-        drafter_id=score.drafter_id,
-        drafter_name=score.name,
-        tokens=figures.tokens,
-        steps=figures.steps,
-        nodes=figures.nodes,
-        verify_s=figures.verify_s,
-        plain_s=figures.plain_s,
-        wait_s=figures.wait_s,
-        draft_s=figures.draft_s,
-    )
-
-
 def top_k_message(k: int, tokens: Sequence[int], rows: Sequence[Sequence[int]]) -> drafting_pb2.TopK:
     return drafting_pb2.TopK(k=k, tokens=tokens, successors=[token for row in rows for token in row])
-
-
-_FINISH = {
-    domain.Finish.STOP: generation_pb2.FINISH_REASON_STOP,
-    domain.Finish.LENGTH: generation_pb2.FINISH_REASON_LENGTH,
-}
-
-
-def event_to_proto(
-    event: domain.Event, names: dict[str, str], prompt_tokens: int, piece: Callable[[int], bytes]
-) -> generation_pb2.GenerateEvent:
-    """names: drafter names by id; piece: a token's bytes, asked for with log-probabilities only."""
-    match event:
-        case domain.TokensEvent():
-            return generation_pb2.GenerateEvent(tokens=_tokens_to_proto(event, names, piece))
-        case domain.SegmentEvent():
-            outcome = outcome_to_proto(event.outcome, names, prompt_tokens)
-            return generation_pb2.GenerateEvent(outcome=outcome)
-        case domain.FinishedEvent():
-            finished = generation_pb2.Finished(
-                reason=_FINISH[event.reason],
-                stop_string=event.stop_string,
-                total=outcome_to_proto(event.total, names, prompt_tokens),
-            )
-            return generation_pb2.GenerateEvent(finished=finished)
-        case domain.FailedEvent():
-            raise event.error
-
-
-def _tokens_to_proto(
-    event: domain.TokensEvent, names: dict[str, str], piece: Callable[[int], bytes]
-) -> generation_pb2.Tokens:
-    labels: list[str] = []
-    sources: list[int] = []
-    for source in event.sources:
-        if source is None:
-            sources.append(0)
-            continue
-        label = f"{names.get(source.drafter_id, source.drafter_id)}/{source.strategy}"
-        if label not in labels:
-            labels.append(label)
-        sources.append(labels.index(label) + 1)
-    log_probs = [
-        generation_pb2.TokenLogProbs(
-            token=_log_prob(token, told.log_prob, piece),
-            top=[_log_prob(other, log_prob, piece) for other, log_prob in told.top],
-        )
-        for token, told in zip(event.ids, event.log_probs, strict=bool(event.log_probs))
-    ]
-    return generation_pb2.Tokens(
-        ids=event.ids, text=event.text, sources=sources, source_names=labels, log_probs=log_probs
-    )
-
-
-def _log_prob(token: int, log_prob: float, piece: Callable[[int], bytes]) -> generation_pb2.TokenLogProb:
-    return generation_pb2.TokenLogProb(id=token, piece=piece(token), log_prob=log_prob)
-
-
-def outcome_to_proto(outcome: domain.Outcome, names: dict[str, str], prompt_tokens: int) -> generation_pb2.Outcome:
-    return generation_pb2.Outcome(
-        tokens=outcome.tokens,
-        steps=outcome.steps,
-        nodes=outcome.nodes,
-        verify_s=outcome.verify_s,
-        plain_s=outcome.plain_s,
-        wait_s=outcome.wait_s,
-        prefill_s=outcome.prefill_s,
-        elapsed_s=outcome.elapsed_s,
-        prompt_tokens=prompt_tokens,
-        drafters=[
-            generation_pb2.DrafterCredit(
-                drafter_id=source.drafter_id,
-                strategy=source.strategy,
-                drafter_name=names.get(source.drafter_id, source.drafter_id),
-                proposed=credit.proposed,
-                accepted=credit.accepted,
-                stale=credit.stale,
-                refused=credit.refused,
-            )
-            for source, credit in outcome.credits.items()
-        ],
-    )

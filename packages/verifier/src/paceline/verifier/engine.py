@@ -29,6 +29,7 @@ from paceline.verifier.session import Session
 from paceline.verifier.shadow_book import ShadowBook
 from paceline.verifier.shadow_replay import Costs
 from paceline.verifier.step_times import StepTimes, TimedStep
+from paceline.verifier.steps import StepFigures
 from paceline.verifier.trie import Candidate
 from paceline.verifier.waiting import Promise
 from paceline.wire.errors import PacelineError, Reason
@@ -417,6 +418,7 @@ class Engine:
         """What the next step and the drafters need. Returns the tokens that each session took."""
         taken: list[tuple[int, ...]] = []
         step_s = result.seconds + (self._between_s(result) or 0.0)
+        figures = self._figures(planned, plan, result)
         for part, rows, outcome in zip(planned, plan.sessions, result.sessions, strict=True):
             session = part.session
             taken.append(())
@@ -426,7 +428,7 @@ class Engine:
             if outcome.error is not None:
                 self._fail(session, outcome.error)
             elif outcome.tokens:
-                taken[-1] = session.commit(outcome, part.candidates)
+                taken[-1] = session.commit(outcome, part.candidates, figures)
                 after = (rows.chain[-1], *rows.tree_tokens)
                 for link in self._hub.serving(session):
                     link.commit(session, taken[-1], after, outcome.top, step_s, outcome.features)
@@ -436,6 +438,14 @@ class Engine:
             if session.slot is not None and not session.request.no_store:
                 self._model.pool.remember(session.slot, session.tokens)
         return taken
+
+    def _figures(self, planned: list[_Planned], plan: StepPlan, result: StepResult) -> StepFigures | None:
+        """What is told of the step to those who ask; None if nobody does."""
+        if all(part.session.request.steps is None for part in planned):
+            return None
+        num_decoding = sum(1 for outcome in result.sessions if outcome.tokens)
+        plain_step_s = self.times.cost.seconds(max(1, num_decoding))
+        return StepFigures(result.seconds, self._waited_s, plan.num_rows, plain_step_s)
 
     def _account(
         self, planned: list[_Planned], plan: StepPlan, result: StepResult, taken: list[tuple[int, ...]]

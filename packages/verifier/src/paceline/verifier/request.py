@@ -31,6 +31,7 @@ class Request:
         segment_tokens: tokens between outcomes, 0 for only one at the end.
         log_probs: how many of the likeliest tokens to tell with each token's log-probability; None tells nothing.
         json_schema: as JSON text; the answer is a document that it admits.
+        steps: of how many candidates of each step to tell; None tells of no steps.
     """
 
     request_id: str
@@ -46,6 +47,7 @@ class Request:
     segment_tokens: int = 0
     log_probs: int | None = None
     json_schema: str | None = None
+    steps: int | None = None
 
     @property
     def teaches(self) -> bool:

@@ -18,6 +18,7 @@ from paceline.v1 import drafting_pb2, generation_pb2, types_pb2, verifier_pb2, v
 from paceline.verifier import convert
 from paceline.verifier.draft_metrics import StreamMetrics
 from paceline.verifier.engine import Engine
+from paceline.verifier.events import event_to_proto, score_to_proto
 from paceline.verifier.grammar.compiler import Compiler
 from paceline.verifier.grammar.constraint import Constraint
 from paceline.verifier.hub import DrafterHub
@@ -131,9 +132,9 @@ class VerifierService(verifier_pb2_grpc.VerifierServicer):
             while True:
                 event = await session.events.get()
                 names.update(state.drafter_names())
-                told = convert.event_to_proto(event, names, len(checked.prompt), loaded.target.tokenizer.piece)
+                told = event_to_proto(event, names, len(checked.prompt), loaded.target.tokenizer.piece)
                 if isinstance(event, SegmentEvent) and session.speculation.shadow:
-                    told.outcome.shadows.extend(map(convert.score_to_proto, loaded.shadows.take(checked.tenant)))
+                    told.outcome.shadows.extend(map(score_to_proto, loaded.shadows.take(checked.tenant)))
                 yield told
                 if isinstance(event, FinishedEvent):
                     return
@@ -145,7 +146,7 @@ class VerifierService(verifier_pb2_grpc.VerifierServicer):
 
     def _new_session(self, request: Request, constraint: Constraint | None) -> Session:
         loaded = self._state.ready()
-        if request.log_probs is not None:
+        if request.log_probs is not None or request.steps is not None:
             _ = loaded.target.tokenizer.pieces  # read here, in a thread, not when the first event goes out
         text = TextStream(loaded.target.tokenizer.tokenizer, request.prompt, request.stop)
         eos_token_ids = loaded.target.eos_token_ids

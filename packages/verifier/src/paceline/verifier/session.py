@@ -17,6 +17,7 @@ from paceline.verifier.model.blocks import KVSlot
 from paceline.verifier.model.log_probs import TokenLogProbs
 from paceline.verifier.request import Request, Speculation
 from paceline.verifier.sampling import Sampler
+from paceline.verifier.steps import MAX_UNREAD_EVENTS, StepEvent, StepFigures, step_event
 from paceline.verifier.text import TextStream
 from paceline.verifier.trie import Candidate, CandidateTrie, Source
 from paceline.wire import digest
@@ -85,12 +86,13 @@ class Outcome:
 @dataclass(frozen=True, slots=True)
 class TokensEvent:
     """Tokens that committed; sources[i] is who proposed ids[i], None for the target itself; `log_probs` of each, if
-    they are asked for."""
+    they are asked for; `spelled`: their bytes are asked for."""
 
     ids: tuple[int, ...]
     text: str
     sources: tuple[Source | None, ...]
     log_probs: tuple[TokenLogProbs, ...] = ()
+    spelled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,7 @@ class FailedEvent:
     error: PacelineError
 
 
-Event = TokensEvent | SegmentEvent | FinishedEvent | FailedEvent
+Event = StepEvent | TokensEvent | SegmentEvent | FinishedEvent | FailedEvent
 
 
 class Session:
@@ -218,10 +220,12 @@ class Session:
             masks=self._constraint.masks(tokens, parents) if self._constraint is not None and completes else None,
         )
 
-    def commit(self, result: SessionResult, candidates: Sequence[Candidate]) -> tuple[int, ...]:
+    def commit(
+        self, result: SessionResult, candidates: Sequence[Candidate], step: StepFigures | None = None
+    ) -> tuple[int, ...]:
         """Takes a step's tokens until the answer ends; returns those that were taken. `settle` follows.
 
-        Its events are held until `release_events`.
+        Its events are held until `release_events`. `step` is told of if steps are asked for.
         """
         taken: list[int] = []
         sources: list[Source | None] = []
@@ -240,8 +244,13 @@ class Session:
         self.trie.advance(taken)
         if self._constraint is not None:
             self._constraint.take(taken)
+        told = self.request.steps
+        if told is not None and step is not None:
+            most = told if self.events.qsize() <= MAX_UNREAD_EVENTS else 0
+            self._held_events.append(step_event(candidates, result.accepted[: len(taken)], most, step))
         log_probs = result.log_probs[: len(taken)]
-        self._held_events.append(TokensEvent(tuple(taken), "".join(texts), tuple(sources), log_probs))
+        event = TokensEvent(tuple(taken), "".join(texts), tuple(sources), log_probs, told is not None)
+        self._held_events.append(event)
         return tuple(taken)
 
     def _append(self, token: int) -> str:

@@ -14,6 +14,7 @@ from paceline.router.http.merging import merged
 from paceline.router.http.requests import Common
 from paceline.router.http.responses import Metrics
 from paceline.router.http.shapes import LogProbs, Shape, Whole
+from paceline.router.http.steps import told_outcome, told_tokens
 from paceline.router.http.tally import Tally, usage_of
 from paceline.router.intake import Intake
 from paceline.v1 import generation_pb2
@@ -52,6 +53,7 @@ class Answer:
         self._choices_each = body.num_choices
         self._shows_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
         self._log_probs = requests[0].HasField("log_probs")
+        self._tells_steps = requests[0].HasField("steps")
         self._tallies = [Tally() for _ in requests]
 
     async def whole(self) -> BaseModel:
@@ -77,6 +79,7 @@ class Answer:
             PacelineError, VerifierError: see Intake.accepted and Relay.events.
         """
         shape, opened = self._shape, set[int]()
+        steps: dict[int, generation_pb2.Step] = {}  # whose tokens come next
         async with aclosing(self._events()) as events:
             async for index, event in events:
                 kind = event.WhichOneof("event")
@@ -84,13 +87,15 @@ class Answer:
                     opened.add(index)
                     if (opening := shape.opening(index)) is not None:
                         yield self._json(opening)
-                if kind == "tokens":
+                if kind == "step":
+                    steps[index] = event.step
+                elif kind == "tokens":
                     log_probs = self._log_probs_of(event.tokens)
-                    if event.tokens.text or log_probs:
-                        yield self._json(shape.part(index, event.tokens.text, log_probs))
+                    told = told_tokens(event.tokens, steps.pop(index, None)) if self._tells_steps else None
+                    if event.tokens.text or log_probs or told:
+                        yield self._json(shape.part(index, event.tokens.text, log_probs, told))
                 elif kind == "finished":
-                    metrics = None if self._shows_usage else self._metrics()
-                    yield self._json(shape.end(index, self._tallies[index].finish_reason or "stop", metrics))
+                    yield self._json(self._end(index, event.finished.total))
         if self._shows_usage:
             yield self._json(shape.usage(usage_of(self._tallies, self._choices_each), self._metrics()))
         yield DONE
@@ -122,6 +127,11 @@ class Answer:
                 Reason.INTERNAL, f"{len(tokens.ids)} tokens came with {len(tokens.log_probs)} log-probabilities"
             )
         return tokens.log_probs
+
+    def _end(self, index: int, total: generation_pb2.Outcome) -> BaseModel:
+        reason = self._tallies[index].finish_reason or "stop"
+        metrics = None if self._shows_usage else self._metrics()
+        return self._shape.end(index, reason, metrics, told_outcome(total) if self._tells_steps else None)
 
     def _metrics(self) -> Metrics | None:
         """As in vLLM, only of a lone choice."""

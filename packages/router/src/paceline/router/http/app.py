@@ -16,6 +16,7 @@ from paceline.router.failures import VerifierError
 from paceline.router.http import translate
 from paceline.router.http.answer import Answer
 from paceline.router.http.deadline import timeout_of
+from paceline.router.http.document import content_of, describe
 from paceline.router.http.errors import Failure, failure_of
 from paceline.router.http.gate import caller_of
 from paceline.router.http.live_page import page_routes
@@ -66,9 +67,8 @@ def _errors(*statuses: int | str) -> dict[int | str, dict[str, Any]]:
 
 def _answers(whole: type[Any], part: type[Any]) -> dict[int | str, dict[str, Any]]:
     """The responses of a route that answers prompts."""
-    stream = {
-        "schema": {"type": "string", "description": f"Events whose data is a {part.__name__}; the last is [DONE]."}
-    }
+    said = f"Events whose data is a {part.__name__}; the last is [DONE]."
+    stream = {"schema": {"type": "string", "description": said, **content_of(part)}}
     success = {"model": whole, "description": "The answer.", "content": {"text/event-stream": stream}}
     return {200: success, **_errors(*_ERRORS)}
 
@@ -168,6 +168,7 @@ def make_app(
         """The router's metrics."""
         return Response(generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
+    describe(app, ChatChunk, Completion)
     return app
 
 

@@ -39,6 +39,8 @@ class Paceline(Strict):
     """False keeps the request out of drafters' memory and the trainer's buffer."""
     timeout_s: float | None = Field(default=None, gt=0.0, le=MAX_TIMEOUT_S)
     """Seconds after which nobody needs the answer any more."""
+    steps: bool = False
+    """Whether a stream tells what each step verified: `paceline` in its chunks."""
 
     @model_validator(mode="after")
     def _drafters_or_none(self) -> Paceline:
@@ -78,6 +80,8 @@ class Common(Strict):
     def _options_of_streams(self) -> Common:
         if self.stream_options is not None and not self.stream:
             raise mismatch("stream_options", "stream_options is only for stream: true")
+        if self.paceline is not None and self.paceline.steps and not self.stream:
+            raise mismatch("paceline.steps", "paceline.steps is only for stream: true")
         return self
 
     @property

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel
 
+from paceline.router.http.told import Told
+
 FinishReason = Literal["stop", "length"]
 
 
@@ -128,6 +130,7 @@ class ChatChunk(_Body):
     choices: list[ChatChunkChoice]
     usage: Usage | None = None
     metrics: Metrics | None = None
+    paceline: Told | None = None
 
 
 class CompletionLogProbs(BaseModel):
@@ -151,3 +154,4 @@ class Completion(_Body):
     choices: list[CompletionChoice]
     usage: Usage | None = None
     metrics: Metrics | None = None
+    paceline: Told | None = None

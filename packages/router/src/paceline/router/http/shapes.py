@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from pydantic import BaseModel
 
@@ -22,9 +22,11 @@ from paceline.router.http.responses import (
     Metrics,
     Usage,
 )
+from paceline.router.http.told import Told
 from paceline.v1 import generation_pb2
 
 LogProbs = Sequence[generation_pb2.TokenLogProbs]
+Chunk = TypeVar("Chunk", ChatChunk, Completion)
 
 
 @dataclass(slots=True)
@@ -53,9 +55,9 @@ class Shape(Protocol):
     def opening(self, index: int) -> BaseModel | None:
         """Said once of each choice, before its first token."""
 
-    def part(self, index: int, text: str, log_probs: LogProbs | None) -> BaseModel: ...
+    def part(self, index: int, text: str, log_probs: LogProbs | None, told: Told | None) -> BaseModel: ...
 
-    def end(self, index: int, reason: FinishReason, metrics: Metrics | None) -> BaseModel: ...
+    def end(self, index: int, reason: FinishReason, metrics: Metrics | None, told: Told | None) -> BaseModel: ...
 
     def usage(self, usage: Usage, metrics: Metrics | None) -> BaseModel: ...
 
@@ -69,16 +71,16 @@ class ChatShape:
     def opening(self, index: int) -> BaseModel:
         return self._chunk([_chat_choice(index, Delta(role="assistant", content=""))])
 
-    def part(self, index: int, text: str, log_probs: LogProbs | None) -> BaseModel:
+    def part(self, index: int, text: str, log_probs: LogProbs | None, told: Told | None) -> BaseModel:
         choice = _chat_choice(index, Delta(content=text))
         if log_probs is not None:
             choice.logprobs = chat_log_probs(log_probs)
-        return self._chunk([choice])
+        return _telling(self._chunk([choice]), told)
 
-    def end(self, index: int, reason: FinishReason, metrics: Metrics | None) -> BaseModel:
+    def end(self, index: int, reason: FinishReason, metrics: Metrics | None, told: Told | None) -> BaseModel:
         choice = _chat_choice(index, Delta())
         choice.finish_reason = reason
-        return self._with(self._chunk([choice]), metrics)
+        return self._with(_telling(self._chunk([choice]), told), metrics)
 
     def usage(self, usage: Usage, metrics: Metrics | None) -> BaseModel:
         chunk = self._chunk([])
@@ -129,11 +131,11 @@ class CompletionShape:
     def opening(self, index: int) -> None:
         return None
 
-    def part(self, index: int, text: str, log_probs: LogProbs | None) -> BaseModel:
-        return self._body([self._choice(index, text, log_probs, None)])
+    def part(self, index: int, text: str, log_probs: LogProbs | None, told: Told | None) -> BaseModel:
+        return _telling(self._body([self._choice(index, text, log_probs, None)]), told)
 
-    def end(self, index: int, reason: FinishReason, metrics: Metrics | None) -> BaseModel:
-        return self._with(self._body([self._choice(index, "", None, reason)]), None, metrics)
+    def end(self, index: int, reason: FinishReason, metrics: Metrics | None, told: Told | None) -> BaseModel:
+        return self._with(_telling(self._body([self._choice(index, "", None, reason)]), told), None, metrics)
 
     def usage(self, usage: Usage, metrics: Metrics | None) -> BaseModel:
         return self._with(self._body([]), usage, metrics)
@@ -163,3 +165,9 @@ class CompletionShape:
         if metrics is not None:
             body.metrics = metrics
         return body
+
+
+def _telling(chunk: Chunk, told: Told | None) -> Chunk:
+    if told is not None:
+        chunk.paceline = told
+    return chunk

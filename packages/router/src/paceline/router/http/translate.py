@@ -56,6 +56,7 @@ def completion_requests(
 
 def _common(body: Common) -> generation_pb2.GenerateRequest:
     wish = body.paceline
+    steps = generation_pb2.StepsRequest() if wish is not None and wish.steps else None
     stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
     return generation_pb2.GenerateRequest(
         model=body.model,
@@ -72,6 +73,7 @@ def _common(body: Common) -> generation_pb2.GenerateRequest:
             max_nodes=wish.budget if wish else 0,
         ),
         no_store=wish is not None and not wish.store,
+        steps=steps,
     )
 
 
