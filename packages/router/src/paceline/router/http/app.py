@@ -19,7 +19,7 @@ from paceline.router.http.deadline import timeout_of
 from paceline.router.http.document import content_of, describe
 from paceline.router.http.errors import Failure, failure_of
 from paceline.router.http.gate import caller_of
-from paceline.router.http.live_page import page_routes
+from paceline.router.http.live_page import add_page
 from paceline.router.http.requests import ChatRequest, CompletionRequest
 from paceline.router.http.responding import SEND_TIMEOUT_S, respond
 from paceline.router.http.responses import (
@@ -33,7 +33,7 @@ from paceline.router.http.responses import (
     Version,
 )
 from paceline.router.http.shapes import ChatShape, CompletionShape, Head
-from paceline.router.http.standing import standing_routes
+from paceline.router.http.standing import add_standing
 from paceline.router.http.validation import failure_of_body
 from paceline.router.intake import Intake
 from paceline.router.version import VERSION
@@ -102,9 +102,9 @@ def make_app(
     app.add_exception_handler(PacelineError, _refused)
     app.add_exception_handler(VerifierError, _refused)
     started = int(clock())
-    app.include_router(standing_routes(intake, clock, _errors()))
+    add_standing(app, intake, clock, _errors())
     if page:
-        app.include_router(page_routes())
+        add_page(app)
 
     @app.post("/v1/chat/completions", response_model=None, responses=_answers(ChatCompletion, ChatChunk))
     async def create_chat_completion(body: ChatBody, request: Request, caller: Whose, timeout_s: Timeout) -> Response:

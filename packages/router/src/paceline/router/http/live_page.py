@@ -7,10 +7,11 @@ from importlib import resources
 from pathlib import PurePath
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import FastAPI, Path, Request, Response
 from starlette.exceptions import HTTPException
 
 INDEX = "index.html"
+METHODS = ["GET", "HEAD"]
 TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -38,9 +39,8 @@ def page_files() -> dict[str, bytes]:
     return {entry.name: entry.read_bytes() for entry in folder.iterdir() if PurePath(entry.name).suffix in TYPES}
 
 
-def page_routes() -> APIRouter:
+def add_page(app: FastAPI) -> None:
     """GET / and GET /page/NAME. They are for people, so the OpenAPI document leaves them out."""
-    routes = APIRouter(include_in_schema=False)
     files = page_files()
     tags = {name: f'"{hashlib.sha256(content).hexdigest()[:32]}"' for name, content in files.items()}
 
@@ -51,14 +51,12 @@ def page_routes() -> APIRouter:
             return Response(status_code=304, headers=headers)
         return Response(files[name], 200, headers, TYPES[PurePath(name).suffix])
 
-    @routes.api_route("/", methods=["GET", "HEAD"])
+    @app.api_route("/", methods=METHODS, include_in_schema=False)
     async def index(request: Request) -> Response:
         return reply(INDEX, request)
 
-    @routes.api_route("/page/{name}", methods=["GET", "HEAD"])
+    @app.api_route("/page/{name}", methods=METHODS, include_in_schema=False)
     async def file(name: Annotated[str, Path()], request: Request) -> Response:
         if name not in files:
             raise HTTPException(404)
         return reply(name, request)
-
-    return routes

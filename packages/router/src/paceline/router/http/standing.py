@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import FastAPI
 from pydantic import BaseModel
 
 from paceline.router.history import EventKind
@@ -50,8 +51,8 @@ class ArmStatus(BaseModel):
     """Segments, discounted as the policy discounts."""
     mean_reward: float
     """One and the share of plain decoding's time that was saved; 0 without segments."""
-    bonus: float
-    """That the policy adds to the mean reward for being uncertain."""
+    bonus: float | None
+    """That the policy adds to the mean reward for being uncertain; null: however much it takes to be tried first."""
     speed: float
     """Relative to plain decoding: 2 is twice as fast; 0 without segments."""
 
@@ -98,21 +99,21 @@ class HistoryStatus(BaseModel):
     events: list[HistoryEvent]
 
 
-def standing_routes(
-    intake: Intake, wall_clock: Callable[[], float], errors: dict[int | str, dict[str, Any]]
-) -> APIRouter:
+def add_standing(
+    app: FastAPI, intake: Intake, wall_clock: Callable[[], float], errors: dict[int | str, dict[str, Any]]
+) -> None:
     """GET /paceline/status and GET /paceline/history.
 
     Args:
+        app: gets the routes.
         intake: of the router.
         wall_clock: seconds since 1970.
         errors: how they may fail, for the OpenAPI document.
     """
-    routes = APIRouter(prefix="/paceline", responses=errors)
     backend, admission = intake.backend, intake.admission
     started_s = backend.clock()
 
-    @routes.get("/status")
+    @app.get("/paceline/status", responses=errors)
     async def status() -> Status:
         """Who is there, and what is believed of the arms."""
         return Status(
@@ -126,7 +127,7 @@ def standing_routes(
             arms=[_arm(model, report) for model, report in arms_of(backend)],
         )
 
-    @routes.get("/history")
+    @app.get("/paceline/history", responses=errors)
     async def history() -> HistoryStatus:
         """Estimates of the arms over time, and what happened to members: bounded, and gone with this router."""
         known = backend.history
@@ -157,8 +158,6 @@ def standing_routes(
             ],
         )
 
-    return routes
-
 
 def _member(member: Member) -> MemberStatus:
     return MemberStatus(
@@ -186,6 +185,6 @@ def _arm(model: str, report: ArmReport) -> ArmStatus:
         max_nodes=report.arm.max_nodes,
         pulls=report.pulls,
         mean_reward=report.reward,
-        bonus=report.bonus,
+        bonus=report.bonus if math.isfinite(report.bonus) else None,
         speed=report.mean,
     )

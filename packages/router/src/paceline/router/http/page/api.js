@@ -25,7 +25,7 @@ export function askForToken(why) {
     const field = document.getElementById("token");
     document.getElementById("door-why").textContent = why;
     document.getElementById("door-close").onclick = () => door.close();
-    door.onclose = () => reject(Object.assign(new Error("without a token this router answers nothing"), { status: 401 }));
+    door.onclose = () => reject(Object.assign(new Error("without a token it answers nothing"), { status: 401 }));
     door.querySelector("form").onsubmit = (event) => {
       event.preventDefault();
       [token, field.value] = [field.value.trim(), ""];
@@ -46,7 +46,7 @@ async function* eventsOf(response) {
     const blocks = (rest + value).split(/\r?\n\r?\n/);
     rest = blocks.pop();
     for (const block of blocks) {
-      const data = block.split(/\r?\n/).filter((line) => line.startsWith("data: ")).map((line) => line.slice(6)).join("");
+      const data = block.startsWith("data: ") ? block.slice(6) : ""; // one line each; others are pings
       if (data === "[DONE]") return;
       if (data) yield JSON.parse(data);
     }
@@ -61,9 +61,10 @@ export async function generate(run, signal, heard) {
     if (part.error) throw new Error(part.error.message);
     const [choice] = part.choices;
     const scores = choice.logprobs?.content ?? [];
-    const tokens = (part.paceline?.tokens ?? []).map((one, index) => ({
-      ...one, logprob: scores[index]?.logprob, top: scores[index]?.top_logprobs ?? [],
-    }));
+    const tokens = (part.paceline?.tokens ?? []).map(({ id, bytes, source }, index) => {
+      const { bytes: piece = [], logprob, top_logprobs: top = [] } = scores[index] ?? {};
+      return { id, source, bytes: bytes ?? piece, logprob, top: top.map(({ bytes, logprob }) => ({ bytes, logprob })) };
+    });
     run.text += choice.delta?.content ?? "";
     run.outcome = part.paceline?.outcome ?? run.outcome;
     if (!tokens.length) continue;

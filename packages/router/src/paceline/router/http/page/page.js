@@ -19,7 +19,9 @@ function bodyOf(prompt) {
   };
 }
 
-const runOf = (body) => ({ body, events: [], text: "", outcome: null });
+const runOf = (body = null) => ({ body, events: [], text: "", outcome: null });
+
+const problem = (text) => el("p", { class: "problem", role: "alert" }, text);
 
 /** Runs something that Escape stops. Whether it came to its end; if not, why goes into `note`. */
 async function stoppable(note, work) {
@@ -30,7 +32,7 @@ async function stoppable(note, work) {
     await work(mine.signal);
     return true;
   } catch (error) {
-    note.append(el("p", { class: "problem", role: "alert" }, mine.signal.aborted ? "Stopped." : error.message));
+    note.append(problem(mine.signal.aborted ? "Stopped." : error.message));
     return false;
   } finally {
     running = null;
@@ -42,21 +44,25 @@ async function stoppable(note, work) {
 async function send() {
   const prompt = $("prompt").value.trim();
   if (!prompt || running || !$("ask").reportValidity()) return;
-  if (!$("model").value) await loadModels();
-  const run = runOf(bodyOf(prompt));
+  const run = runOf();
   const answer = new Answer(run, $("inspector"));
-  const turn = el("article", { "aria-label": "Question and answer", "aria-busy": "true" }, el("p", { class: "asked" }, prompt), answer.node);
+  const turn = el("article", { "aria-busy": "true" }, el("p", { class: "asked" }, prompt), answer.node);
   $("turns").append(turn);
   $("prompt").value = "";
   turn.scrollIntoView({ block: "nearest" });
-  const whole = await stoppable(turn, (signal) => generate(run, signal, (event) => {
-    const low = innerHeight + scrollY > document.body.scrollHeight - 200;
+  const heard = (event) => {
+    const low = Math.abs(turn.getBoundingClientRect().bottom - $("ask").getBoundingClientRect().top) < 120;
     answer.add(event);
-    if (low) $("ask").scrollIntoView({ block: "nearest" });
-  }));
+    if (low) turn.scrollIntoView({ block: "end" }); // whoever has scrolled elsewhere stays there
+  };
+  const whole = await stoppable(turn, async (signal) => {
+    if (!$("model").value) await loadModels();
+    run.body = bodyOf(prompt);
+    await generate(run, signal, heard);
+  });
   answer.finish();
   turn.setAttribute("aria-busy", "false");
-  if (run.events.length) {
+  if (run.events.length && turn.isConnected) {
     turns.push({ prompt, run });
     addButtons(turn, prompt, run, whole);
   } else {
@@ -80,7 +86,7 @@ function addButtons(turn, prompt, run, whole) {
     bars.grow();
     verdict.append(judged(run, plain));
   };
-  keep.onclick = () => save({ prompt, run, plain });
+  keep.onclick = () => save({ prompt, run, plain }).catch((error) => verdict.append(problem(error.message)));
   again.disabled = !whole;
   turn.append(el("div", { class: "row" }, again, keep), verdict);
 }
@@ -91,13 +97,12 @@ function race(run, plain) {
     const [strip, figure] = [bar(0, colour), el("span")];
     return { one, strip, figure, node: el("li", {}, el("span", {}, name), strip, figure) };
   });
-  const length = (one) => figuresOf(one).seconds || (one.events.at(-1)?.at ?? 0) / 1000;
   const grow = () => {
-    const longest = Math.max(...rows.map(({ one }) => length(one)), 0.001);
-    for (const { one, strip, figure } of rows) {
-      strip.lastChild.setAttribute("width", 100 * length(one) / longest);
-      figure.textContent = `${length(one).toFixed(2)} s`;
-    }
+    const lengths = rows.map(({ one }) => figuresOf(one).seconds);
+    rows.forEach(({ strip, figure }, index) => {
+      strip.lastChild.setAttribute("width", 100 * lengths[index] / Math.max(...lengths, 0.001));
+      figure.textContent = `${lengths[index].toFixed(2)} s`;
+    });
   };
   grow();
   return { grow, node: el("ul", { class: "race" }, ...rows.map(({ node }) => node)) };
@@ -106,28 +111,31 @@ function race(run, plain) {
 function judged(run, plain) {
   const ids = (one) => one.events.flatMap((event) => event.tokens.map((token) => token.id)).join();
   if (run.text !== plain.text || ids(run) !== ids(plain)) {
-    return el("p", { class: "problem" }, "The texts DIFFER. That is a bug in Paceline; please report it with a replay.");
+    return problem("The texts DIFFER: that is a bug in Paceline. Please report it with a replay.");
   }
   const times = figuresOf(plain).seconds / figuresOf(run).seconds;
-  return el("p", {}, el("b", {}, "Identical text"), `, token for token; ${times.toFixed(2)} × as fast with speculation.`);
+  return el("p", {}, el("b", {}, "Identical text"), `. ${times.toFixed(2)} × as fast with speculation.`);
+}
+
+/** Sets what a select offers, and leaves it alone where that is what it offers. */
+function offer(select, choices) {
+  const before = select.value;
+  if (String(choices) === String([...select.options].map(({ value, text }) => [value, text]))) return;
+  select.replaceChildren(...choices.map(([value, name]) => el("option", { value }, name)));
+  if (choices.some(([value]) => value === before)) select.value = before;
 }
 
 async function loadModels() {
-  const { data } = await get("/v1/models");
-  const before = $("model").value;
-  $("model").replaceChildren(...data.map(({ id }) => el("option", { value: id }, id)));
-  if (data.some(({ id }) => id === before)) $("model").value = before;
+  offer($("model"), (await get("/v1/models")).data.map(({ id }) => [id, id]));
 }
 
-/** Sets of drafters that can be asked for: the arms of this model. */
-function offerDrafters(status) {
-  const before = $("drafters").value;
-  const sets = status.arms.filter((arm) => arm.model === $("model").value && !arm.max_nodes && arm.drafters.length);
-  const choices = [["{}", `the router chooses (${status.policy})`], ['{"speculation":false}', "none"],
-    ...sets.map(({ drafters }) => [JSON.stringify({ drafters }), drafters.join(" + ")])];
-  if (choices.map(([value]) => value).join() === [...$("drafters").options].map(({ value }) => value).join()) return;
-  $("drafters").replaceChildren(...choices.map(([value, name]) => el("option", { value }, name)));
-  if (choices.some(([value]) => value === before)) $("drafters").value = before;
+/** Models of the verifiers, and the sets of drafters that can be asked for: the arms of the chosen model. */
+function offerChoices({ members, arms, policy }) {
+  const models = members.filter(({ role, draining }) => role === "verifier" && !draining).map(({ model }) => model);
+  offer($("model"), [...new Set(models)].sort().map((model) => [model, model]));
+  const sets = arms.filter((arm) => arm.model === $("model").value && !arm.max_nodes && arm.drafters.length);
+  offer($("drafters"), [["{}", `the router chooses (${policy})`], ['{"speculation":false}', "none"],
+    ...sets.map(({ drafters }) => [JSON.stringify({ drafters }), drafters.join(" + ")])]);
 }
 
 $("ask").addEventListener("submit", (event) => {
@@ -147,7 +155,5 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && event.ctrlKey && $("ask").contains(event.target)) send();
 });
 $("inspector").append(hint());
-await watchDeployment(async (status) => {
-  if (!$("model").value) await loadModels().catch(() => {});
-  offerDrafters(status);
-});
+loadModels().catch(() => {}); // a token that may not see the status may still ask
+watchDeployment(offerChoices);

@@ -33,8 +33,8 @@ function play(rate) {
 again.onclick = () => play(1);
 whole.onclick = () => play(0);
 const { model, seed, temperature } = run.body;
-document.body.append(
-  el("header", {}, el("h1", {}, "Paceline"), el("p", {}, `${model}, temperature ${temperature}, seed ${seed}. Coloured tokens were ` +
-    "guessed by drafters and kept by the model, plain ones are its own.")),
-  el("main", {}, el("section", { id: "talk" }, el("p", { class: "asked" }, prompt), stage, el("div", { class: "row" }, again, whole)), inspector));
+const about = `${model}, temperature ${temperature}, seed ${seed}. Coloured tokens were guessed, the others were not.`;
+const buttons = el("div", { class: "row" }, again, whole);
+document.body.append(el("header", {}, el("h1", {}, "Paceline"), el("p", {}, about)),
+  el("main", {}, el("section", { id: "talk" }, el("p", { class: "asked" }, prompt), stage, buttons), inspector));
 play(1);

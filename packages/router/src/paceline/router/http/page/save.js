@@ -11,23 +11,15 @@ const inert = (value) => JSON.stringify(value).replace(/[<>&\u2028\u2029]/g,
 export async function save(record) {
   parts ??= await Promise.all(sources.map(async (name) => (await fetch(`/page/${name}`)).text()));
   const [style, view, replay] = parts.map((text) => text.replace(/^import .*$/gm, ""));
-  const nonce = [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+  const nonce = crypto.getRandomValues(new BigUint64Array(2)).join("");
   const policy = `default-src 'none'; script-src 'nonce-${nonce}'; style-src 'nonce-${nonce}'`;
-  const page = `<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
+  const page = `<!doctype html><html lang="en"><meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="${policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>Paceline replay</title>
-<style nonce="${nonce}">${style}</style>
-</head>
+<title>Paceline replay</title><style nonce="${nonce}">${style}</style>
 <body class="replay">
-<script type="application/json" id="record" nonce="${nonce}">${inert(record)}</script>
-<script type="module" nonce="${nonce}">${view}${replay}</script>
-</body>
-</html>`;
+<script type="application/json" id="record">${inert(record)}</script>
+<script type="module" nonce="${nonce}">${view}${replay}</script>`;
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([page], { type: "text/html" }));
   link.download = "paceline-replay.html";
