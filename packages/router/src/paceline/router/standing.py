@@ -1,4 +1,4 @@
-"""How things stand: who is there and what is believed of the arms, for the status over gRPC and HTTP and the history."""
+"""Who is there and what is believed of the arms: for the status over gRPC and HTTP, and for the history."""
 
 from __future__ import annotations
 

@@ -139,8 +139,8 @@ def add_standing(
                     model=one.model,
                     drafters=list(one.arm.drafters),
                     max_nodes=one.arm.max_nodes,
-                    pulls=[point and round(point.segments, DIGITS) for point in one.estimates],
-                    speed=[point and round(point.speed, DIGITS) for point in one.estimates],
+                    pulls=[None if point is None else round(point.segments, DIGITS) for point in one.estimates],
+                    speed=[None if point is None else round(point.speed, DIGITS) for point in one.estimates],
                 )
                 for one in known.series()
             ],
