@@ -3,7 +3,6 @@
 import { askForToken, get } from "./api.js";
 import { colourOf, el, svg } from "./view.js";
 
-const EVERY_MS = 2000;
 const $ = (id) => document.getElementById(id);
 const labelOf = (arm) => (arm.drafters.join(" + ") || "plain") + (arm.max_nodes ? ` ≤ ${arm.max_nodes}` : "");
 const colourOfArm = (arm) => (arm.drafters.length ? colourOf(labelOf(arm)) : "own");
@@ -21,7 +20,7 @@ export async function watchDeployment(heard) {
     } catch (error) {
       await explain(error);
     }
-    await new Promise((resolve) => setTimeout(resolve, EVERY_MS));
+    await new Promise((resolve) => setTimeout(resolve, 2000));
     while (document.hidden) await happens(document, "visibilitychange");
   }
 }

@@ -51,9 +51,9 @@ async function send() {
   $("prompt").value = "";
   turn.scrollIntoView({ block: "nearest" });
   const heard = (event) => {
-    const low = Math.abs(turn.getBoundingClientRect().bottom - $("ask").getBoundingClientRect().top) < 120;
+    const low = turn.getBoundingClientRect().bottom < innerHeight;
     answer.add(event);
-    if (low) turn.scrollIntoView({ block: "end" }); // whoever has scrolled elsewhere stays there
+    if (low) turn.scrollIntoView({ block: "nearest" }); // whoever has scrolled elsewhere stays there
   };
   const whole = await stoppable(turn, async (signal) => {
     if (!$("model").value) await loadModels();

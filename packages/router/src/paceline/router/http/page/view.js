@@ -97,6 +97,7 @@ export class Answer {
 
   /** It is over: what came after the text's end (an end-of-sequence token) is marked as such. */
   finish() {
+    this.#places.at(-1)?.node.append(this.#decoder.decode()); // half a character, if it ended in the middle of one
     let length = 0;
     for (const { node, text } of this.#places) {
       node.classList.toggle("beyond", length >= this.run.text.length);
@@ -148,17 +149,14 @@ export const hint = () => el("p", { class: "hint" }, "Point at a token, or go th
 
 function tokenView({ token }) {
   const [name, chance] = [nameOf(token.source), Math.exp(token.logprob)];
-  const rows = token.top.map(({ bytes, logprob }) => {
-    const taken = String(bytes) === String(token.bytes);
-    return el("li", taken ? { class: "taken" } : {}, el("span", {}, spelled(bytes)),
-      bar(Math.exp(logprob), taken ? colourOf(name) : "own"), el("span", {}, percent(Math.exp(logprob))));
-  });
-  return [
-    el("h2", {}, el("code", { class: `token ${colourOf(name)}` }, spelled(token.bytes))),
-    el("p", {}, token.source ? "guessed by " : "said by ", el("b", {}, name),
-      Number.isFinite(chance) ? `; the model gives it ${percent(chance)}` : ""),
-    el("ol", { class: "top", "aria-label": "What else could have been said" }, ...rows),
-  ];
+  const same = (one) => String(one.bytes) === String(token.bytes);
+  const shown = token.top.length && !token.top.some(same) ? [...token.top, token] : token.top;
+  const rows = shown.map((one) => el("li", same(one) ? { class: "taken" } : {}, el("span", {}, spelled(one.bytes)),
+    bar(Math.exp(one.logprob), same(one) ? colourOf(name) : "own"), el("span", {}, percent(Math.exp(one.logprob)))));
+  const given = Number.isFinite(chance) ? `; the model gives it ${percent(chance)}` : "";
+  return [el("h2", {}, el("code", { class: `token ${colourOf(name)}` }, spelled(token.bytes))),
+    el("p", {}, token.source ? "guessed by " : "said by ", el("b", {}, name), given),
+    el("ol", { class: "top", "aria-label": "What else could have been said" }, ...rows)];
 }
 
 function stepView({ event: { step, tokens }, index, before, number }) {
