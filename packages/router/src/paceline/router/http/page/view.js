@@ -81,6 +81,7 @@ export class Answer {
       const text = this.#decoder.decode(new Uint8Array(token.bytes), { stream: true });
       const colour = colourOf(nameOf(token.source));
       const node = el("span", { class: `token ${colour}`, tabindex: this.#places.length ? -1 : 0 }, text);
+      if (/[\u202a-\u202e\u2066-\u2069]/.test(text)) node.dir = "auto"; // what it turns around ends with it
       const y = -8 * ((index + own) % event.tokens.length) - 8;
       step.append(node);
       column.append(svg("rect", { class: colour, x: 11 * number + 1, y, width: 9, height: 7 }));
@@ -90,7 +91,8 @@ export class Answer {
     this.strip.append(column);
     const height = 8 * Math.max(4, ...this.run.events.map((one) => one.tokens.length)) + 1;
     const width = 11 * Math.max(40, number + 1);
-    filled(this.strip, { viewBox: `0 ${-height} ${width} ${height}`, width, height }, []);
+    const viewBox = `0 ${-height} ${width} ${height}`;
+    filled(this.strip, { viewBox, width, height, preserveAspectRatio: "xMinYMax" }, []);
     this.#tell();
     if (this.following) this.#show(this.#places.at(-1));
   }
