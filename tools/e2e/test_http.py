@@ -104,6 +104,43 @@ def test_the_text_is_that_of_grpc(deployment: Deployment, stream: bool, wish: di
         assert one["num_accepted_draft_tokens"] <= one["num_draft_tokens"]
 
 
+def test_steps_say_what_was_verified_and_the_text_stays(deployment: Deployment) -> None:
+    with openai.OpenAI(base_url=f"http://{deployment.http}/v1", api_key="unused") as client:
+        for (prompt, temperature), plain in zip(CASES, deployment.plain, strict=True):
+            stream = client.chat.completions.create(
+                model=deployment.model,
+                messages=[{"role": "user", "content": prompt}],
+                temperature=temperature,
+                seed=SEED,
+                max_tokens=MAX_TOKENS,
+                stream=True,
+                extra_body={"paceline": {"drafters": DRAFTERS, "steps": True}},
+            )
+            chunks: list[Any] = [chunk.to_dict() for chunk in stream]
+            assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks) == plain.text
+            told = [chunk["paceline"] for chunk in chunks if "paceline" in chunk]
+            *parts, end = told
+            assert [token["id"] for part in parts for token in part["tokens"]] == plain.ids
+            assert sum(len(part["step"]["nodes"]) for part in parts) == end["outcome"]["nodes"] > 0
+            assert end["outcome"]["tokens"] == len(plain.ids)
+            for part in parts:
+                check_step(part)
+
+
+def check_step(part: dict[str, Any]) -> None:
+    """Its accepted nodes are a path from the root, and the tokens but for the target's own."""
+    nodes, tokens = part["step"]["nodes"], part["tokens"]
+    path = [index for index, node in enumerate(nodes) if node["accepted"]]
+    assert [nodes[index]["parent"] for index in path] == [-1, *path][: len(path)]
+    for index, token in zip(path, tokens, strict=False):
+        node = nodes[index]
+        assert (node["id"], node["bytes"], node["sources"][0]) == (token["id"], token["bytes"], token["source"])
+    assert [token["source"] for token in tokens[len(path) :]] in ([], [None])  # none where the answer ended before
+    assert part["step"]["hidden_nodes"] == 0
+    assert part["step"]["rows"] > len(nodes)
+    assert min(part["step"]["step_s"], part["step"]["plain_step_s"]) > 0.0
+
+
 def test_choices_are_those_of_the_next_seeds(deployment: Deployment) -> None:
     with openai.OpenAI(base_url=f"http://{deployment.http}/v1", api_key="unused") as client:
 

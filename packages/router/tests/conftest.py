@@ -63,7 +63,7 @@ class FakeVerifier(verifier_pb2_grpc.VerifierServicer):
         refusal: raised for each request, if set.
         stop_at: position at which an answer stops to go on until `resume` is set; the test may kill it there.
         fail_at: position at which the answer ends with `failure`.
-        fail_after_step_at: the same, when it has told of the step and not yet of the tokens it brought.
+        stop_after_step_at, fail_after_step_at: the same, between a step and the tokens that it brought.
         rows: of each of its steps, for those who ask.
         token_s: pause after each token.
         silent: takes requests and says nothing, not even that it did.
@@ -85,6 +85,7 @@ class FakeVerifier(verifier_pb2_grpc.VerifierServicer):
     refuse_times: int = 1_000_000
     stop_at: int = -1
     fail_at: int = -1
+    stop_after_step_at: int = -1
     fail_after_step_at: int = -1
     rows: int = 9
     token_s: float = 0.0
@@ -192,6 +193,9 @@ class FakeVerifier(verifier_pb2_grpc.VerifierServicer):
                     tokens.source_names.append("d/s")
                 tokens.pieces.append(f"{token} ".encode())
                 yield generation_pb2.GenerateEvent(step=self._step(token, position))
+                if position == self.stop_after_step_at:
+                    self.stopped.set()
+                    await self.resume.wait()
                 if position == self.fail_after_step_at:
                     raise _Failure(grpc.StatusCode.UNAVAILABLE)
             yield generation_pb2.GenerateEvent(tokens=tokens)

@@ -51,9 +51,10 @@ async def test_the_second_verifier_gives_the_same_text_and_the_first_is_cancelle
     assert deployment.router.backend.roster.available() == [slow.member(), quick.member()]
 
 
-async def test_steps_are_those_of_the_verifier_whose_tokens_are_relayed(deploy: Deploy) -> None:
+@pytest.mark.parametrize("at", ["stop_at", "stop_after_step_at"])
+async def test_steps_are_those_of_the_verifier_whose_tokens_are_relayed(deploy: Deploy, at: str) -> None:
     deployment = await deploy(**LATE)
-    slow, quick = await pair(deployment, stop_at=0, rows=1)
+    slow, quick = await pair(deployment, rows=1, **{at: 0})
     quick.rows = 2
     events = [event async for event in deployment.generate(steps=generation_pb2.StepsRequest())]
     kinds = [event.WhichOneof("event") for event in events]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paceline.verifier.model.batch import SessionResult
@@ -43,6 +43,7 @@ def steps(draw: st.DrawFn) -> tuple[list[Candidate], list[int]]:
     return candidates, path
 
 
+@settings(deadline=None)
 @given(steps(), st.integers(0, 14))
 def test_what_is_told_is_a_tree_of_the_plans_nodes_that_has_the_accepted_path_first(step, most):
     candidates, path = step

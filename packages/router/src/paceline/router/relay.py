@@ -7,8 +7,9 @@ verifiers may be asked at once, and whoever is first is relayed (`hedging.py`).
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator
 from contextlib import ExitStack, aclosing
+from typing import NamedTuple
 
 import structlog
 
@@ -27,8 +28,16 @@ from paceline.v1 import generation_pb2
 
 log = structlog.get_logger()
 
-Said = tuple[Engagement, generation_pb2.GenerateEvent]
-"""An event with whose it is."""
+
+class Said(NamedTuple):
+    """An event with whose it is, and with the step that brought it, if it has tokens and steps were asked for.
+
+    A step goes with its tokens or not at all: they may never come, and another verifier's step brings them then.
+    """
+
+    engagement: Engagement
+    event: generation_pb2.GenerateEvent
+    step: generation_pb2.GenerateEvent | None = None
 
 
 class Relay:
@@ -54,7 +63,6 @@ class Relay:
         self._started = False
         self._finished = False
         self._relayed: list[int] = []
-        self._step: generation_pb2.GenerateEvent | None = None  # whose tokens are still to come
         self._outcomes: list[generation_pb2.Outcome] = []  # of lost verifiers and, by segment, the present one
         self._num_lost_outcomes = 0
         self._gone = Gone()
@@ -71,11 +79,13 @@ class Relay:
             if verifier is None:
                 yield self._finished_by_length()
                 return
-            self._step = None
             with ExitStack() as places:
                 async with aclosing(self._said(verifier, places)) as events:
-                    async for engagement, event in events:
-                        for relayed in self._take(event, engagement):
+                    async for said in events:
+                        relayed = self._take(said.event, said.engagement)
+                        if relayed is not None and said.step is not None:
+                            yield said.step
+                        if relayed is not None:
                             yield relayed
 
     def _said(self, verifier: Member, places: ExitStack) -> AsyncGenerator[Said]:
@@ -122,12 +132,17 @@ class Relay:
             lambda: self._finding.elsewhere(verifier),
         )
         calls = backend.verifiers.generate(verifier.address, request, self._time_left(), watch)
+        step: generation_pb2.GenerateEvent | None = None
         try:
             with place:
                 async with aclosing(calls) as events:
                     async for event in events:
                         place.taken_up = True
-                        yield engagement, event
+                        if event.HasField("step"):
+                            step = event
+                            continue
+                        yield Said(engagement, event, step)
+                        step = None
             if not self._finished:
                 raise VerifierError("UNAVAILABLE", "its stream ended before the answer did")
         except VerifierError as error:
@@ -135,26 +150,21 @@ class Relay:
         finally:
             await engagement.close()
 
-    def _take(
-        self, event: generation_pb2.GenerateEvent, engagement: Engagement
-    ) -> Iterable[generation_pb2.GenerateEvent]:
-        """What of a verifier's event goes to the client, and what waited for it."""
+    def _take(self, event: generation_pb2.GenerateEvent, engagement: Engagement) -> generation_pb2.GenerateEvent | None:
+        """What of a verifier's event goes to the client."""
         kind = event.WhichOneof("event")
         if self._finished:
-            return ()
+            return None
         if kind == "started":
             self._finding.started()
             again, self._started = self._started, True
-            return () if again else (event,)
-        if kind == "step":
-            self._step = event  # if its tokens don't come, another verifier's step will bring them
-        elif kind == "tokens":
+            return None if again else event
+        if kind == "tokens":
             self._relayed.extend(event.tokens.ids)
             self._finding.advanced(engagement.verifier, event.tokens.text)
             engagement.committed(len(event.tokens.ids))
-            step, self._step = self._step, None
-            return (event,) if step is None else (step, event)
-        elif kind == "outcome":
+            return event
+        if kind == "outcome":
             self._outcomes.append(event.outcome)
             engagement.segment_ended(event.outcome)
         elif kind == "finished":
@@ -163,8 +173,8 @@ class Relay:
             if self._finding.any_lost:
                 lost = self._outcomes[: self._num_lost_outcomes]
                 event.finished.total.CopyFrom(self._total([*lost, event.finished.total]))
-            return (event,)
-        return ()
+            return event
+        return None
 
     def _total(self, outcomes: list[generation_pb2.Outcome]) -> generation_pb2.Outcome:
         return merge_outcomes(outcomes, len(self._relayed), self._backend.clock() - self._begun_s)
@@ -208,6 +218,5 @@ class Relay:
 
 
 def _decides(said: Said) -> bool:
-    """Which of two verifiers goes on: the first with tokens or the step that brings them, or with an answer that has
-    none."""
-    return said[1].WhichOneof("event") in ("step", "tokens", "finished")
+    """Which of two verifiers goes on: the first with tokens, or with an answer that has none."""
+    return said.event.WhichOneof("event") in ("tokens", "finished")
