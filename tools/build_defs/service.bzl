@@ -22,7 +22,10 @@ def service(name, large = [], test_deps = []):
     py_library(
         name = name,
         srcs = native.glob(["src/**/*.py", "src/**/py.typed"], allow_empty = True),
-        data = native.glob(["src/**/*.cpp", "src/**/*.h"], allow_empty = True),
+        data = native.glob(
+            ["src/**/*." + ending for ending in ["cpp", "css", "h", "html", "js", "svg"]],
+            allow_empty = True,
+        ),
         import_root = "src",
         visibility = visibility,
         deps = ["//protos"],

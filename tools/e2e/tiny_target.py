@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,10 +16,15 @@ TEXT = [
 ]
 CHAT_TEMPLATE = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}assistant:"
 CONTEXT_LENGTH = 1024
+EAGERNESS = 2.0  # of a favourite: where it is likelier than others, it is so by far
 
 
-def make_tiny_target(folder: Path, seed: int = 0) -> Path:
-    """Writes the model into `folder` and returns it; the same seed gives the same weights."""
+def make_tiny_target(folder: Path, seed: int = 0, favourites: Sequence[str] = ()) -> Path:
+    """Writes the model into `folder` and returns it; the same seed gives the same weights.
+
+    Args:
+        favourites: texts that are tokens of its own, and that it says more often than others.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -29,10 +35,11 @@ def make_tiny_target(folder: Path, seed: int = 0) -> Path:
     tokenizer.train_from_iterator(TEXT, trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>")
     fast.chat_template = CHAT_TEMPLATE
+    fast.add_tokens(list(favourites))
     fast.save_pretrained(folder)
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=tokenizer.get_vocab_size(),
+        vocab_size=len(fast),
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=2,
@@ -42,5 +49,8 @@ def make_tiny_target(folder: Path, seed: int = 0) -> Path:
         eos_token_id=fast.eos_token_id,
         initializer_range=0.2,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        model.lm_head.weight[len(fast) - len(favourites) :] *= EAGERNESS
+    model.save_pretrained(folder)
     return folder

@@ -118,7 +118,7 @@ def test_every_file_has_a_name_that_says_something() -> None:
             "router",
             [
                 *("access/bucket", "access/quota", "access/rights", "access/table"),
-                *("affinity", "arms", "context", "countdown", "evidence", "failures"),
+                *("affinity", "arms", "context", "countdown", "evidence", "failures", "history"),
                 *("http/fields", "http/requests", "http/validation", "orders", "placement", "policies/*", "probation"),
                 *("registry", "reward", "trials", "turnover", "watch"),
             ],

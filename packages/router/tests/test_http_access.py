@@ -15,7 +15,7 @@ from conftest import Deploy, Deployment, answer, eventually
 from http_doors import MESSAGES, Reply, address_of, asked, client_of, reply_of, request_bytes
 from token_files import ADMIN, ALICE, ALL, BOB, MEMBER, OLD, SECRETS, tenants, write_tokens
 
-from paceline.router.access.rights import ANY, PATHS, roles_for_path
+from paceline.router.access.rights import ANY, PATHS, is_open, roles_for_path
 from paceline.router.http.app import make_app
 from paceline.wire.errors import PacelineError, Reason
 
@@ -116,10 +116,10 @@ async def test_tenants_are_kept_apart(deploy: Deploy, tmp_path: Path) -> None:
     assert [one.tenant for one in verifier.requests] == ["alice", "bob"]
 
 
-async def test_nothing_but_health_is_open(deploy: Deploy, tmp_path: Path) -> None:
+async def test_nothing_but_health_and_the_live_page_is_open(deploy: Deploy, tmp_path: Path) -> None:
     deployment = await guarded(deploy, tmp_path)
     assert (await get(deployment, "/health")).status == 200
-    for path in ("/v1/models", "/version", "/metrics", "/openapi.json", "/", "/nowhere", "/health/", "//health"):
+    for path in ("/v1/models", "/version", "/metrics", "/openapi.json", "/nowhere", "/health/", "//health"):
         reply = await get(deployment, path)
         assert (reply.status, reply.error["code"]) == (401, "invalid_api_key"), path
         assert reply.headers["www-authenticate"] == "Bearer"
@@ -135,7 +135,9 @@ async def test_every_route_has_its_roles(deploy: Deploy) -> None:
     deployment = await deploy(http="127.0.0.1:0")
     paths = {getattr(route, "path", "") for route in make_app(deployment.router.intake, Any).routes}  # type: ignore[arg-type]
     assert {path for path in paths if path.startswith("/v1/")}
-    assert paths - {"/health", "/version", "/openapi.json"} == {path for path in paths if roles_for_path(path) != ANY}
+    guarded = {path for path in paths if roles_for_path(path) != ANY}
+    assert guarded == paths - {"/health", "/version", "/openapi.json", "/", "/page/{name}"}
+    assert {path for path in paths if is_open(path)} == {"/health", "/", "/page/{name}"}
     assert all(PATHS.values())
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from paceline.router.affinity import Affinity
 from paceline.router.arms import Arm, arms_for
 from paceline.router.hedging import Hedging
+from paceline.router.history import History
 from paceline.router.learning import Learning
 from paceline.router.metrics import Metrics
 from paceline.router.roster import Roster
@@ -28,6 +29,7 @@ class Backend:
         accept_s: how long a verifier may take to take a request up.
         affinity: who read which prompts.
         hedging: second attempts.
+        history: of arms and members, for people.
         clock: monotonic seconds.
         metrics: that count what happens.
         spans: that tell of each request.
@@ -43,6 +45,7 @@ class Backend:
     accept_s: float
     affinity: Affinity
     hedging: Hedging
+    history: History
     clock: Callable[[], float]
     metrics: Metrics
     spans: Spans

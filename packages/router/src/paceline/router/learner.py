@@ -32,13 +32,16 @@ class ArmReport:
     """What is believed of one arm, for people.
 
     Attributes:
-        pulls: discounted segments; mean: their speed relative to plain decoding, 0 without any.
-        bonus: that the policy grants it for being uncertain.
+        pulls: discounted segments.
+        mean: their speed relative to plain decoding, 0 without any.
+        reward: their mean reward, which is what policies compare; 0 without any.
+        bonus: that the policy grants it for being uncertain, on the scale of rewards.
     """
 
     arm: Arm
     pulls: float
     mean: float
+    reward: float
     bonus: float
 
 
@@ -150,7 +153,9 @@ class Learner:
         sums = self._current.get(model, self._nothing).of_arms(arms)
         situation = Situation(arms, sums, self._running(model, arms), NEUTRAL)
         return [
-            ArmReport(arm, float(weight), speed_of(float(mean)) if weight > 0.0 else 0.0, float(bonus))
+            ArmReport(arm, float(weight), speed_of(float(mean)), float(mean), float(bonus))
+            if weight > 0.0
+            else ArmReport(arm, float(weight), 0.0, 0.0, float(bonus))
             for arm, weight, mean, bonus in zip(
                 arms, situation.weights, situation.means, self._policy.bonuses(situation), strict=True
             )

@@ -17,7 +17,9 @@ from paceline.router.admin.service import AdminService
 from paceline.router.admission import Admission
 from paceline.router.affinity import Affinity
 from paceline.router.backend import Backend
+from paceline.router.chronicle import Chronicle
 from paceline.router.hedging import Hedging
+from paceline.router.history import History
 from paceline.router.intake import Intake
 from paceline.router.learning import Learning
 from paceline.router.member import Role
@@ -76,10 +78,12 @@ class Router:
             accept_s=settings.accept_s,
             affinity=Affinity(settings.affinity_slack, secrets.token_bytes(32)),
             hedging=Hedging(settings.hedge_after_s, settings.hedge_share),
+            history=History(),
             clock=time.monotonic,
             metrics=Metrics(self.telemetry.registry),
             spans=self.telemetry.spans,
         )
+        self.chronicle = Chronicle(self.backend, time.time)
         self.lock = Lock(settings)
         self.server = Server(settings, SERVICES, self.lock.tokens)
         self.admission = Admission(settings.max_requests)
@@ -100,7 +104,7 @@ class Router:
             from paceline.router.http.door import Door
         except ModuleNotFoundError as error:
             raise StartupError(f"--http needs {error.name}: pip install 'paceline-router[http]'") from error
-        return Door(self.settings.http, self.settings, self.intake, self.lock.access)
+        return Door(self.settings.http, self.settings, self.intake, self.lock.access, page=self.settings.page)
 
     def _make_admin(self, address: str) -> Server | None:
         """A port of its own, so that who can reach one can't reach the other."""
@@ -127,6 +131,7 @@ class Router:
         await self._open_admin()
         if self.door is not None:
             await self.door.open()
+            self.chronicle.start()
             self.server.other_addresses["http"] = self.door.address
         self.lock.start()
 
@@ -160,6 +165,7 @@ class Router:
 
     async def close(self) -> None:
         await self.lock.close()
+        self.chronicle.close()
         if self.door is not None:
             await self.door.close()
         if self.admin is not None:

@@ -10,12 +10,12 @@ import grpc
 
 from paceline.router import convert
 from paceline.router.access.access import Access
-from paceline.router.arms import Arm
 from paceline.router.backend import Backend
 from paceline.router.checks import MAX_NAME, check_length
 from paceline.router.failures import VerifierError
 from paceline.router.intake import Intake
 from paceline.router.member import Role
+from paceline.router.standing import arms_of, members_of
 from paceline.router.version import VERSION
 from paceline.v1 import generation_pb2, router_pb2, router_pb2_grpc
 from paceline.wire.guard import bearer_in
@@ -57,27 +57,14 @@ class RouterService(router_pb2_grpc.RouterServicer):
     async def GetStatus(
         self, request: router_pb2.GetStatusRequest, context: grpc.aio.ServicerContext
     ) -> router_pb2.GetStatusResponse:
-        roster = self._backend.roster
         return router_pb2.GetStatusResponse(
             peer=make_peer(PACKAGE, VERSION),
-            members=[convert.member_to_proto(member) for role in Role for member in roster.members(role)],
+            members=[convert.member_to_proto(member) for member in members_of(self._backend)],
             policy=self._backend.learner.name,
-            arms=[
-                convert.arm_to_proto(model, report)
-                for model, arms in self._arms().items()
-                for report in self._backend.learner.report(model, arms)
-            ],
+            arms=[convert.arm_to_proto(model, report) for model, report in arms_of(self._backend)],
             active_requests=self._intake.admission.num_active,
             finished_requests=self._intake.admission.num_finished,
         )
-
-    def _arms(self) -> dict[str, list[Arm]]:
-        """By model, the arms that can be chosen at one of its verifiers."""
-        found: dict[str, set[Arm]] = {}
-        for verifier in self._backend.roster.members(Role.VERIFIER):
-            names = self._backend.roster.drafter_names(verifier).values()
-            found.setdefault(verifier.model, set()).update(self._backend.arms_for(names))
-        return {model: sorted(arms, key=lambda arm: (len(arm.drafters), arm)) for model, arms in found.items()}
 
 
 async def _pass_on(error: VerifierError, context: grpc.aio.ServicerContext) -> None:

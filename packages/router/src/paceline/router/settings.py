@@ -23,6 +23,8 @@ class RouterSettings(ServiceSettings):
     """Not used here: a router announces itself to nobody."""
     http: str = ""
     """host:port for OpenAI's HTTP API (needs paceline-router[http]); port 0 takes a free one; empty serves none."""
+    page: bool = True
+    """Whether --http also serves the live page, at /: chat, whose drafter proposed which token, what was learnt."""
     admin: str = AUTO
     """host:port for drain, withdraw and policy; 'auto' is 127.0.0.1 with the port after --listen's if that is free,
     'none' is none. One that other machines can reach needs --token-file or --tls-client-ca."""

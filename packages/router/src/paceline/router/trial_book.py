@@ -41,6 +41,7 @@ class TrialBook:
 
     Attributes:
         verdicts: how many there were, by their outcome.
+        decided: called with the drafter's id and the verdict when there is one.
     """
 
     def __init__(self, rule: Rule, every: int, draw: Callable[[], float]) -> None:
@@ -49,6 +50,7 @@ class TrialBook:
         self._every = every
         self._draw = draw
         self._trials: dict[str, _Trial] = {}
+        self.decided: Callable[[str, Verdict], None] = lambda _drafter_id, _verdict: None
 
     def drawn(self, drafter_id: str) -> bool | None:
         """Whether a request goes to the drafter on trial; None once the trial is decided."""
@@ -97,3 +99,4 @@ class TrialBook:
             mean_before=round(known.before.mean, 4),
             segments=known.trial.segments,
         )
+        self.decided(drafter_id, self.verdict(drafter_id))

@@ -35,23 +35,34 @@ METHODS: dict[str, Roles] = {
 }
 """gRPC's. Health checks need no token, and never come here."""
 
-OPEN_PATH = "/health"
+OPEN_PATHS = ("/health", "/", "/page/")
+"""HTTP's that need no token: nothing is behind them that the packages don't have in them."""
 PATHS: dict[str, Roles] = {
     "/v1/": _CLIENT,
+    "/paceline/": METHODS["/paceline.v1.Router/GetStatus"],
     "/metrics": _MEMBER | _ADMIN,
     "/version": ANY,
     "/openapi.json": ANY,
 }
-"""HTTP's; one that ends with a slash stands for all below it."""
+"""HTTP's; one that ends with a slash stands for all below it, "/" only for itself."""
 
 
 def roles_for_method(method: str) -> Roles:
     return METHODS.get(method, NOBODY)
 
 
+def is_open(path: str) -> bool:
+    """Whether a path of HTTP needs no token."""
+    return any(_covers(known, path) for known in OPEN_PATHS)
+
+
 def roles_for_path(path: str) -> Roles:
     """Those of a path that isn't there are all: who may ask at all hears that it isn't."""
     for known, roles in PATHS.items():
-        if path == known or (known.endswith("/") and path.startswith(known)):
+        if _covers(known, path):
             return roles
     return ANY
+
+
+def _covers(known: str, path: str) -> bool:
+    return path == known or (known.endswith("/") and known != "/" and path.startswith(known))

@@ -19,6 +19,7 @@ from paceline.router.http.deadline import timeout_of
 from paceline.router.http.document import content_of, describe
 from paceline.router.http.errors import Failure, failure_of
 from paceline.router.http.gate import caller_of
+from paceline.router.http.live_page import add_page
 from paceline.router.http.requests import ChatRequest, CompletionRequest
 from paceline.router.http.responding import SEND_TIMEOUT_S, respond
 from paceline.router.http.responses import (
@@ -32,6 +33,7 @@ from paceline.router.http.responses import (
     Version,
 )
 from paceline.router.http.shapes import ChatShape, CompletionShape, Head
+from paceline.router.http.standing import add_standing
 from paceline.router.http.validation import failure_of_body
 from paceline.router.intake import Intake
 from paceline.router.version import VERSION
@@ -86,6 +88,7 @@ def make_app(
     registry: CollectorRegistry,
     clock: Callable[[], float] = time.time,
     send_timeout_s: float = SEND_TIMEOUT_S,
+    page: bool = True,
 ) -> FastAPI:
     """The application.
 
@@ -94,6 +97,7 @@ def make_app(
         registry: for /metrics.
         clock: seconds since 1970.
         send_timeout_s: for which a reader may take nothing.
+        page: whether the live page is served, too.
     """
     app = FastAPI(
         title="Paceline",
@@ -108,6 +112,9 @@ def make_app(
     app.add_exception_handler(PacelineError, _refused)
     app.add_exception_handler(VerifierError, _refused)
     started = int(clock())
+    add_standing(app, intake, clock, _errors())
+    if page:
+        add_page(app)
 
     @app.post("/v1/chat/completions", response_model=None, responses=_answers(ChatCompletion, ChatChunk))
     async def create_chat_completion(

@@ -57,6 +57,7 @@ class Door:
         intake: takes requests.
         access: says who may ask.
         send_timeout_s, body_timeout_s: how long a client may be in reading, and in writing a body.
+        page: whether it serves the live page, too.
 
     Attributes:
         address: the bound host:port.
@@ -70,11 +71,12 @@ class Door:
         access: Access,
         send_timeout_s: float = SEND_TIMEOUT_S,
         body_timeout_s: float = BODY_TIMEOUT_S,
+        page: bool = True,
     ) -> None:
         self._listen = listen
         self._settings = settings
         metrics = intake.backend.metrics
-        app = make_app(intake, metrics.registry, send_timeout_s=send_timeout_s)
+        app = make_app(intake, metrics.registry, send_timeout_s=send_timeout_s, page=page)
         self._app = Limits(Gate(app, access), metrics.responded, body_timeout_s)
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None

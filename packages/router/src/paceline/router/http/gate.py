@@ -7,7 +7,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from paceline.router.access.access import Access, Caller
-from paceline.router.access.rights import OPEN_PATH
+from paceline.router.access.rights import is_open
 from paceline.router.http.errors import failure_of
 from paceline.wire.errors import PacelineError
 from paceline.wire.guard import bearer_of
@@ -29,7 +29,7 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
-        if path != OPEN_PATH:
+        if not is_open(path):
             try:
                 token = bearer_of(Headers(scope=scope).get("authorization"))
                 scope[_CALLER] = self._access.for_path(path, token)
