@@ -31,7 +31,7 @@ HEAD = f"""# Protocol
 Protocol {PROTOCOL_MAJOR}.{PROTOCOL_MINOR}, package `{PACKAGE}`, over gRPC. Peers with the same major version
 understand each other; a minor version adds what is optional ([protos/CHANGELOG.md](../protos/CHANGELOG.md) says what
 came when). Servers have reflection and `grpc.health.v1`. A refusal is a gRPC status with one `google.rpc.ErrorInfo`,
-whose reasons are in [errors.md](errors.md). What a `.proto` can't say (how an anchor's digest and the sampling noise are
+whose reasons are in [errors.md](errors.md). What a `.proto` can't say (how an anchor's digest and the noise are
 made) is in `paceline.wire`, see [protos/README.md](../protos/README.md). OpenAI's HTTP API, which the router serves
 too, is in [packages/router](../packages/router/README.md#openais-http-api).
 """
