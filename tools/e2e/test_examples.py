@@ -131,7 +131,7 @@ def test_the_examples_policy_and_strategy_are_at_work(stack: Stack, tmp_path: Pa
     chosen = of_example("grpc_client.py", stack)
     for _ in range(2):
         run(sys.executable, "-c", chosen, folder=tmp_path)
-    asked = {"temperature=0.8": "temperature=0.0"}  # greedily, this model repeats itself
+    asked = {"temperature=0.8": "temperature=0.0", "max_tokens=60": "max_tokens=300, ignore_eos=True"}  # repeats itself
     for name in ("bigram", "suffix"):
         asked["sampling=types"] = f'speculation=types_pb2.Speculation(drafters=["{name}"]),\n        sampling=types'
         named = of_example("grpc_client.py", stack, **asked)
