@@ -107,14 +107,7 @@ def test_other_variables_are_read_where_it_is_said() -> None:
 
 
 def test_lines_with_the_paceline_command_are_checked() -> None:
-    named = [
-        page
-        for page in PAGES
-        for block in blocks_of(read(page))
-        for words in _ours(block.text, block.is_shell)
-        if words
-    ]
-    assert named, "documentation names the command `paceline`"
+    assert any(_ours(block.text) for page in PAGES for block in blocks_of(read(page)) if block.is_shell)
     if not is_here("paceline"):
         pytest.skip("the package paceline.cli is not here, so lines with `paceline` can't be checked")
     assert "up" in commands_of("paceline")
