@@ -2,7 +2,7 @@
 
     <!-- file: docs/examples/grpc_client.py -->   the block is that file, or lines of it; a test runs every such file
     <!-- run by: tools/e2e/test_readme.py -->     that test takes the block from the page and runs it
-    <!-- settings of: paceline-router serve -->   it is a file for --config of that command
+    <!-- settings of: paceline-router serve -->   it is a file for --config of that command (or `token file`)
     <!-- not run: WHY -->                         nothing checks it
 
 A block in `sh` needs no comment: its command lines are checked against the programs (see `shell_lines`).

@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, CliSettingsSource
 
 SERVICES = ("router", "verifier", "drafter", "trainer")
 ALONE = ""  # the command of a program without subcommands
+OF_CLI = ("paceline", "//:paceline")  # known where packages/cli is
 EVERYWHERE = frozenset({"--help", "-h"})
 
 
@@ -28,11 +29,13 @@ class Known:
         summary: what the program's usage says of it.
         flags: all that it takes, each spelling.
         settings: the class that its flags, variables and keys come from; None for programs with flags only.
+        passes_on: it hands flags that it doesn't know to another program, so any may be right.
     """
 
     summary: str
     flags: frozenset[str]
     settings: type[BaseSettings] | None = None
+    passes_on: bool = False
 
     @property
     def variables(self) -> frozenset[str]:
@@ -89,13 +92,13 @@ def _of_typer(app: typer.Typer) -> Commands:
     """Of a typer application, with subcommands or without."""
     found: Any = typer.main.get_command(app)
     if not hasattr(found, "commands"):
-        return {ALONE: Known(found.help or "", _flags_of(found))}
-    return {name: Known(one.help or "", _flags_of(one)) for name, one in found.commands.items()}
+        return {ALONE: _of_click(found)}
+    return {name: _of_click(one) for name, one in found.commands.items()}
 
 
-def _flags_of(command: Any) -> frozenset[str]:
+def _of_click(command: Any) -> Known:
     spelt = [flag for one in command.params for flag in (*one.opts, *one.secondary_opts) if flag.startswith("-")]
-    return frozenset(spelt) | EVERYWHERE
+    return Known(command.help or "", frozenset(spelt) | EVERYWHERE, passes_on=command.ignore_unknown_options)
 
 
 def _of_function(module: str) -> Commands:
@@ -107,14 +110,21 @@ def _of_function(module: str) -> Commands:
 
 def _of_cli() -> Commands:
     """Of the `paceline` command."""
-    return _of_typer(importlib.import_module("paceline.cli.__main__").app)
+    return _of_typer(importlib.import_module("paceline.cli.app").app)
+
+
+def _of_alias(name: str) -> Commands:
+    """Of `//:up` and `//:chat`, which are commands of `paceline`, or tools of their own where that isn't there yet."""
+    return {ALONE: commands_of("paceline")[name]} if is_here("paceline") else _of_function(name)
 
 
 BENCHMARKS = ("acceptance", "adaptation", "choosing", "losses", "routing", "speed")
 PROGRAMS: dict[str, Callable[[], Commands]] = {
     **{f"paceline-{name}": partial(_of_settings, f"paceline.{name}.__main__") for name in SERVICES},
     "paceline": _of_cli,
-    **{f"//:{name}": partial(_of_function, name) for name in ("chat", "demo", "up")},
+    "//:demo": partial(_of_function, "demo"),
+    "//:paceline": _of_cli,
+    **{f"//:{name}": partial(_of_alias, name) for name in ("chat", "up")},
     **{f"//tools/bench:{name}": partial(_of_function, name) for name in BENCHMARKS},
     "//tools/e2e:killing": partial(_of_function, "killing"),
     "//tools/docs:generate": partial(_of_function, "generate"),
@@ -133,7 +143,7 @@ def is_here(program: str) -> bool:
     try:
         commands_of(program)
     except ModuleNotFoundError as error:
-        if program == "paceline" and (error.name or "").startswith("paceline.cli"):
+        if program in OF_CLI and (error.name or "").startswith("paceline.cli"):
             return False
         raise
     return True

@@ -137,7 +137,8 @@ def _own_problems(program: str, arguments: list[str]) -> Iterator[str]:
     if command not in commands:
         yield f"{program} has no command {command!r}; it has {', '.join(commands)}"
         return
-    yield from _unknown(rest, commands[command].flags)
+    if not commands[command].passes_on:
+        yield from _unknown(rest, commands[command].flags)
 
 
 def _bazel_problems(words: list[str], root: Path) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,11 @@ from pages import ROOT, all_pages, read
 from programs import commands_of
 from shell_lines import problems_of
 
+from paceline.router.access.token_file import parse_table
 from paceline.wire.settings import load_settings
 
 EXAMPLES = Path("docs/examples")
+TOKEN_FILE = "token file"
 PAGE = """text
 <!-- not run: a picture -->
 ```
@@ -47,14 +50,8 @@ def test_blocks_are_found_with_their_marks() -> None:
         Block(3, "", "a ``` b\n", "not run", "a picture"),
         Block(8, "sh", "ls\n"),
     ]
-    assert outside_blocks(PAGE).splitlines()[1:] == [
-        "<!-- not run: a picture -->",
-        *[""] * 4,
-        "1. In a list:",
-        "",
-        "",
-        "",
-    ]
+    left = ["text", "<!-- not run: a picture -->", "", "", "", "", "1. In a list:", "", "", ""]
+    assert outside_blocks(PAGE).split("\n") == left
     with pytest.raises(ValueError, match="line 2"):
         list(blocks_of("x\n```\ny"))
 
@@ -91,11 +88,20 @@ def test_a_block_of_settings_is_taken_by_its_command(
         monkeypatch.delenv(name)
     file = tmp_path / "config.yaml"
     file.write_text(block.text)
+    if block.value == TOKEN_FILE:
+        assert len(parse_table(block.text, b"secret")) > 0
+        return
     program, _, command = block.value.partition(" ")
     settings = commands_of(program)[command].settings
     assert settings is not None
     loaded = load_settings(settings, ["--config", str(file)], block.value)
     assert loaded.model_fields_set, at(page, block)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_no_command_hides_in_an_indented_block(page: Path) -> None:
+    hidden = re.findall(r"^(?: {4,}|\t)(?:\$ )?((?:paceline|\./bazelw)\b.*)$", outside_blocks(read(page)), re.MULTILINE)
+    assert not hidden, f"{page}: fence these with ```sh: {hidden}"
 
 
 def test_every_example_is_run_by_a_test() -> None:

@@ -121,6 +121,8 @@ def _ours(text: str) -> list[list[str]]:
 def _is_ours(code: str) -> bool:
     """Whether code in a line is a whole command of ours, and not only its name."""
     words = code.split()
+    if words[:2] == ["./bazelw", "run"]:
+        return True
     return len(words) > 1 and words[0] in PROGRAMS and words[1][0].isalpha() and words[1].islower()
 
 
