@@ -88,7 +88,7 @@ def _of_settings(module: str) -> Commands:
     }
 
 
-def _of_typer(app: typer.Typer) -> Commands:
+def of_typer(app: typer.Typer) -> Commands:
     """Of a typer application, with subcommands or without."""
     found: Any = typer.main.get_command(app)
     if not hasattr(found, "commands"):
@@ -98,19 +98,20 @@ def _of_typer(app: typer.Typer) -> Commands:
 
 def _of_click(command: Any) -> Known:
     spelt = [flag for one in command.params for flag in (*one.opts, *one.secondary_opts) if flag.startswith("-")]
-    return Known(command.help or "", frozenset(spelt) | EVERYWHERE, passes_on=command.ignore_unknown_options)
+    passes_on = bool(command.context_settings.get("ignore_unknown_options"))
+    return Known(command.help or "", frozenset(spelt) | EVERYWHERE, passes_on=passes_on)
 
 
 def _of_function(module: str) -> Commands:
     """Of a tool that is one annotated function, `main`."""
     app = typer.Typer()
     app.command()(importlib.import_module(module).main)
-    return _of_typer(app)
+    return of_typer(app)
 
 
 def _of_cli() -> Commands:
     """Of the `paceline` command."""
-    return _of_typer(importlib.import_module("paceline.cli.app").app)
+    return of_typer(importlib.import_module("paceline.cli.app").app)
 
 
 def _of_alias(name: str) -> Commands:

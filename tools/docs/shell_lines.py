@@ -12,23 +12,12 @@ from programs import ALONE, PROGRAMS, SERVICES, commands_of, is_here
 
 # Programs that aren't ours: the flags that documentation uses of each, None for any.
 OTHERS: Mapping[str, frozenset[str] | None] = {
-    "apt-get": None,
-    "bash": frozenset(),
+    **dict.fromkeys(("apt-get", "docker", "git", "grpcurl", "helm", "journalctl", "kubectl", "openssl"), None),
+    **dict.fromkeys(("pytest", "redis-server", "schemathesis", "sqlite3", "sudo", "systemctl", "useradd"), None),
+    **dict.fromkeys(("bash", "cat", "cd", "chmod", "cp", "echo", "export", "kill", "mkdir"), frozenset()),
     "curl": frozenset({"--cacert"}),
-    "docker": None,
-    "export": frozenset(),
-    "grpcurl": None,
-    "helm": None,
-    "kill": frozenset(),
-    "kubectl": None,
-    "openssl": None,
     "pip": frozenset({"--no-deps"}),
-    "pytest": None,
-    "redis-server": None,
     "ruff": frozenset({"--fix"}),
-    "schemathesis": None,
-    "sudo": None,
-    "systemctl": None,
     "torchrun": frozenset({"--nproc-per-node", "--max-restarts"}),
 }
 BAZEL_FLAGS = frozenset({"--test_filter", "--nocache_test_results"})

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Annotated
 
 import pytest
+import typer
 from fences import blocks_of, outside_blocks
 from pages import ROOT, present_pages, read
-from programs import PROGRAMS, commands_of, flags_by_field, is_here, variable_of
+from programs import PROGRAMS, commands_of, flags_by_field, is_here, of_typer, variable_of
 from shell_lines import BAZEL_FLAGS, OTHERS, commands_in, problems_of, starts
 
 from paceline.wire.settings import ServiceSettings
@@ -43,6 +45,19 @@ def test_flags_are_those_that_the_programs_have() -> None:
     assert flags_by_field(token)["tenant"] == []
     assert variable_of(token, "roles") == "PACELINE_TOKEN_ROLES"
     assert variable_of(token, "as_json") == ""
+
+
+def test_a_program_of_several_commands_is_asked_for_each() -> None:
+    app = typer.Typer()
+
+    @app.command()
+    def ask(prompt: str, dry: Annotated[bool, typer.Option("--dry/--wet", "-d")] = False, limit: int = 3) -> None: ...
+    @app.command(context_settings={"ignore_unknown_options": True})
+    def hand(rest: list[str]) -> None: ...
+
+    commands = of_typer(app)
+    assert commands["ask"].flags == {"--dry", "--wet", "-d", "--limit", "--help", "-h"}
+    assert [commands[name].passes_on for name in ("ask", "hand")] == [False, True]
 
 
 def test_commands_of_a_block_are_found_however_they_are_written() -> None:
