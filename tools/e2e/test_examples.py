@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -85,6 +86,7 @@ def test_openais_client_gets_chats_streams_forms_and_the_same_text_whoever_draft
 
 
 def test_curl_shows_health_and_a_stream(stack: Stack, tmp_path: Path) -> None:
+    assert shutil.which("curl"), "this test needs curl on PATH"
     said = run("bash", "-euo", "pipefail", "-c", of_example("curl.sh", stack), folder=tmp_path)
     health, _, stream = said.partition("}")
     assert '"status":"ok"' in health
