@@ -23,6 +23,7 @@ from paceline.v1 import router_pb2, router_pb2_grpc
 
 EXAMPLES = Path(os.environ["RUNFILES_DIR"]) / "paceline" / "docs" / "examples"
 DEADLINE_S = 120.0
+EXPORT_S = 240.0  # loads torch, transformers and onnx, on machines that do other things too
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         stack.start("suffix", "drafter", "--name", "suffix", "--strategies", "suffix", *announce)
         stack.spawn("bigram", str(EXAMPLES / "bigram.py"), "serve", "--strategies", "bigram", *announce)
         stack.wait()
-        stack.wait_connected(stack.services["router"].address, ["suffix", "bigram"])
+        stack.wait_connected(stack.services["router"].address, ["suffix", "bigram"], timeout_s=DEADLINE_S)
         yield stack
 
 
@@ -99,7 +100,7 @@ def test_an_edge_drafter_is_exported_dials_and_is_known(stack: Stack, tmp_path: 
     model = make_tiny_target(tmp_path / "model", seed=1)
     script = of_example("edge_drafter.sh", stack, **{"HuggingFaceTB/SmolLM2-135M-Instruct": str(model)})
     with shell(script, tmp_path) as process:
-        stack.wait_connected(stack.services["router"].address, ["edge"], timeout_s=DEADLINE_S)
+        stack.wait_connected(stack.services["router"].address, ["edge"], timeout_s=EXPORT_S)
         assert process.poll() is None
         (edge,) = [member for member in status_of(stack).members if member.name == "edge"]
         assert list(edge.strategies) == ["suffix", "onnx_lm"]
