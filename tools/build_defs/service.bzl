@@ -5,7 +5,8 @@ load(":python.bzl", "py_library")
 load(":wheel.bzl", "py_wheel")
 
 def service(name, large = [], test_deps = []):
-    """The targets of packages/<name>: <name>, wheel, tests, python (its files, for lint), and deployment (files that start it).
+    """The targets of packages/<name>: <name>, wheel, tests, python (its files, for lint), deployment (files that start it), and
+    pages (its documentation).
 
     A service is nobody's library: other services can't depend on it, only tools and tests that start it.
 
@@ -50,5 +51,10 @@ def service(name, large = [], test_deps = []):
     native.filegroup(
         name = "python",
         srcs = native.glob(["**/*.py"], allow_empty = True) + ["BUILD.bazel"],
+        visibility = visibility,
+    )
+    native.filegroup(
+        name = "pages",
+        srcs = ["CHANGELOG.md", "README.md"],
         visibility = visibility,
     )

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import os
+import re
 import secrets
 import signal
 import ssl
@@ -33,6 +34,7 @@ from paceline.wire.settings import ClientSettings
 PROMPT = "once upon a time once upon a time"
 ROLES = {router_pb2.ROLE_VERIFIER, router_pb2.ROLE_DRAFTER, router_pb2.ROLE_TRAINER}
 DEADLINE_S = 60.0
+EXAMPLES = Path(os.environ["RUNFILES_DIR"]) / "paceline" / "docs" / "examples"
 
 
 def made_token(tenant: str) -> tuple[str, dict[str, Any]]:
@@ -158,6 +160,32 @@ def test_the_text_is_the_same_with_drafts_and_without(deployment: Deployment) ->
     assert {one.choices[0].text for one in drafted} == {plain.choices[0].text}
     figures = [one.to_dict().get("metrics") for one in drafted]
     assert sum(one["speculative_decoding"]["num_accepted_draft_tokens"] for one in figures if one) > 0
+
+
+def test_the_example_of_a_client_gets_in(deployment: Deployment, tmp_path: Path) -> None:
+    pair, router = deployment.authority.pair("example"), deployment.stack.services["router"]
+    copies = {
+        "ca.pem": deployment.authority.certificate,
+        "client.cert.pem": pair.certificate,
+        "client.key.pem": pair.key,
+    }
+    for name, path in copies.items():
+        (tmp_path / name).write_bytes(path.read_bytes())
+    example = (EXAMPLES / "tls_token.py").read_text()
+    example = example.replace("127.0.0.1:7700", router.address).replace("127.0.0.1:8000", router.http)
+    done = subprocess.run(
+        [sys.executable, "-c", example],
+        cwd=tmp_path,
+        env={**os.environ, "PACELINE_TOKEN": deployment.tokens["acme"]},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    of_grpc, of_http = re.findall(r"(?:gRPC|HTTPS): (.*?)(?=HTTPS|\Z)", done.stdout, re.DOTALL)
+    assert of_grpc == of_http
+    assert of_grpc.strip()
 
 
 def test_over_grpc_too(deployment: Deployment) -> None:

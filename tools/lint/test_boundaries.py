@@ -17,7 +17,7 @@ EMPTY_NAMES = {"utils", "util", "helpers", "common", "misc"}
 
 
 def hand_written() -> list[Path]:
-    paths = [path for top in ("packages", "protos", "tools") for path in (ROOT / top).rglob("*.py")]
+    paths = [path for top in ("docs", "packages", "protos", "tools") for path in (ROOT / top).rglob("*.py")]
     return [path for path in paths if not path.stem.endswith(("_pb2", "_pb2_grpc"))]
 
 

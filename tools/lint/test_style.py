@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(os.environ["RUNFILES_DIR"]) / "paceline"
-SOURCES = sorted(path for top in ("packages", "protos", "tools") for path in (ROOT / top).rglob("*.py"))
+SOURCES = sorted(path for top in ("docs", "packages", "protos", "tools") for path in (ROOT / top).rglob("*.py"))
 HAND_WRITTEN = [str(path) for path in SOURCES if not path.stem.endswith(("_pb2", "_pb2_grpc"))]
 
 
