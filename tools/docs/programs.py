@@ -17,7 +17,6 @@ from pydantic_settings import BaseSettings, CliSettingsSource
 
 SERVICES = ("router", "verifier", "drafter", "trainer")
 ALONE = ""  # the command of a program without subcommands
-OF_CLI = ("paceline", "//:paceline")  # known where packages/cli is
 EVERYWHERE = frozenset({"--help", "-h"})
 
 
@@ -109,24 +108,39 @@ def _of_function(module: str) -> Commands:
     return of_typer(app)
 
 
+def _of_suite() -> Commands:
+    """Of all benchmarks at once."""
+    return _of_function("bench_suite")
+
+
 def _of_cli() -> Commands:
-    """Of the `paceline` command."""
-    return of_typer(importlib.import_module("paceline.cli.app").app)
+    """Of the `paceline` command; `bench` passes everything on to the suite."""
+    commands = of_typer(importlib.import_module("paceline.cli.app").app)
+    return {**commands, "bench": _of_suite()[ALONE]}
 
 
 def _of_alias(name: str) -> Commands:
-    """Of `//:up` and `//:chat`, which are commands of `paceline`, or tools of their own where that isn't there yet."""
-    return {ALONE: commands_of("paceline")[name]} if is_here("paceline") else _of_function(name)
+    """Of `//:up` and `//:chat`, which are commands of `paceline`."""
+    return {ALONE: commands_of("paceline")[name]}
+
+
+def _of_health() -> Commands:
+    """Of `paceline-health`, which every service's environment has."""
+    settings = importlib.import_module("paceline.wire.health").HealthSettings
+    flags = {flag for flags in flags_by_field(settings).values() for flag in flags}
+    return {ALONE: Known("", frozenset(flags) | EVERYWHERE | {"--config"}, settings)}
 
 
 BENCHMARKS = ("acceptance", "adaptation", "choosing", "losses", "routing", "speed")
 PROGRAMS: dict[str, Callable[[], Commands]] = {
     **{f"paceline-{name}": partial(_of_settings, f"paceline.{name}.__main__") for name in SERVICES},
     "paceline": _of_cli,
+    "paceline-health": _of_health,
     "//:demo": partial(_of_function, "demo"),
     "//:paceline": _of_cli,
     **{f"//:{name}": partial(_of_alias, name) for name in ("chat", "up")},
     **{f"//tools/bench:{name}": partial(_of_function, name) for name in BENCHMARKS},
+    "//tools/bench:suite": _of_suite,
     "//tools/e2e:killing": partial(_of_function, "killing"),
     "//tools/docs:generate": partial(_of_function, "generate"),
 }
@@ -134,17 +148,5 @@ PROGRAMS: dict[str, Callable[[], Commands]] = {
 
 @cache
 def commands_of(program: str) -> Commands:
-    """The commands of one of PROGRAMS. Raises ModuleNotFoundError if it isn't installed here."""
+    """The commands of one of PROGRAMS."""
     return PROGRAMS[program]()
-
-
-@cache
-def is_here(program: str) -> bool:
-    """Whether a program's own package is installed, so that lines with it can be checked."""
-    try:
-        commands_of(program)
-    except ModuleNotFoundError as error:
-        if program in OF_CLI and (error.name or "").startswith("paceline.cli"):
-            return False
-        raise
-    return True

@@ -8,14 +8,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from programs import ALONE, PROGRAMS, SERVICES, commands_of, is_here
+from programs import ALONE, PROGRAMS, SERVICES, commands_of
 
 # Programs that aren't ours: the flags that documentation uses of each, None for any.
 OTHERS: Mapping[str, frozenset[str] | None] = {
-    **dict.fromkeys(("apt-get", "docker", "git", "grpcurl", "helm", "journalctl", "kubectl", "openssl"), None),
+    **dict.fromkeys(
+        ("apt-get", "docker", "git", "grpcurl", "helm", "install", "journalctl", "kubectl", "openssl"), None
+    ),
+    **dict.fromkeys(("check-jsonschema", "kubernetes-validate", "systemd-analyze"), None),
     **dict.fromkeys(("pytest", "redis-server", "schemathesis", "sqlite3", "sudo", "systemctl", "useradd"), None),
     **dict.fromkeys(("bash", "cat", "cd", "chmod", "cp", "echo", "export", "kill", "mkdir"), frozenset()),
     "curl": frozenset({"--cacert"}),
+    "docker build": frozenset({"--build-arg"}),
     "pip": frozenset({"--no-deps"}),
     "ruff": frozenset({"--fix"}),
     "torchrun": frozenset({"--nproc-per-node", "--max-restarts"}),
@@ -71,12 +75,6 @@ def problems_of(text: str, root: Path) -> Iterator[Problem]:
             yield Problem(shlex.join(words), why)
 
 
-def starts(words: list[str]) -> str:
-    """The program of PROGRAMS that a command starts, or empty."""
-    program, _ = _own(words)
-    return program
-
-
 def _without_assignments(words: list[str]) -> list[str]:
     while words and _ASSIGNMENT.match(words[0]):
         words = words[1:]
@@ -96,7 +94,7 @@ def _problems(words: list[str], root: Path) -> Iterator[str]:
         yield from _unknown(words[1:], OTHERS[name])
     elif not program:
         yield f"nobody knows the program {name!r}; name it in tools/docs (programs.py, or OTHERS in shell_lines.py)"
-    if program and is_here(program):
+    if program:
         yield from _own_problems(program, arguments)
 
 

@@ -8,16 +8,17 @@ from typing import Annotated
 
 import pytest
 import typer
-from fences import blocks_of, outside_blocks
+from fences import outside_blocks
 from pages import ROOT, present_pages, read
-from programs import PROGRAMS, commands_of, flags_by_field, is_here, of_typer, variable_of
-from shell_lines import BAZEL_FLAGS, OTHERS, commands_in, problems_of, starts
+from programs import PROGRAMS, commands_of, flags_by_field, of_typer, variable_of
+from shell_lines import BAZEL_FLAGS, OTHERS, commands_in, problems_of
 
 from paceline.wire.settings import ServiceSettings
 
 # Variables that are no settings, and where they are read.
 VARIABLES = {
     "PACELINE_CONFIG": "protos/python/paceline/wire/settings.py",
+    "PACELINE_SECRETS_DIR": "protos/python/paceline/wire/settings.py",
     "PACELINE_URL": "tools/bench/schemathesis_hooks.py",
     "PACELINE_VENV": "tools/build_defs/pip.bzl",
 }
@@ -27,8 +28,7 @@ CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 PLACEHOLDERS = {"PACELINE_NAME"}
 
 PAGES = present_pages()
-HERE = [program for program in PROGRAMS if is_here(program)]
-FLAGS = frozenset(flag for program in HERE for command in commands_of(program).values() for flag in command.flags)
+FLAGS = frozenset(flag for program in PROGRAMS for command in commands_of(program).values() for flag in command.flags)
 OF_OTHERS = frozenset(flag for flags in OTHERS.values() for flag in flags or ()) | BAZEL_FLAGS
 
 
@@ -111,7 +111,7 @@ def test_every_flag_in_the_text_exists(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_every_variable_exists(page: Path) -> None:
-    settings = {name for program in HERE for one in commands_of(program).values() for name in one.variables}
+    settings = {name for program in PROGRAMS for one in commands_of(program).values() for name in one.variables}
     unknown = set(VARIABLE.findall(read(page))) - settings - set(VARIABLES) - PLACEHOLDERS
     assert not unknown, f"{page}: {unknown}"
 
@@ -121,16 +121,10 @@ def test_other_variables_are_read_where_it_is_said() -> None:
         assert name in (ROOT / path).read_text()
 
 
-def test_lines_with_the_paceline_command_are_checked() -> None:
-    assert any(_ours(block.text) for page in PAGES for block in blocks_of(read(page)) if block.is_shell)
-    if not is_here("paceline"):
-        pytest.skip("the package paceline.cli is not here, so lines with `paceline` can't be checked")
-    assert "up" in commands_of("paceline")
-
-
-def _ours(text: str) -> list[list[str]]:
-    """Commands of a block that start `paceline`."""
-    return [words for words in commands_in(text) if starts(words) == "paceline"]
+def test_the_paceline_command_has_its_commands_and_hands_bench_on() -> None:
+    commands = commands_of("paceline")
+    assert {"up", "chat", "generate", "status", "top", "doctor"} <= set(commands)
+    assert "--questions" in commands["bench"].flags
 
 
 def _is_ours(code: str) -> bool:
@@ -148,4 +142,4 @@ def _without_other_programs(text: str) -> str:
 
 def _is_other(code: str) -> bool:
     first = code.split()[0] if code.split() else ""
-    return (first in OTHERS and OTHERS[first] is None) or (first in PROGRAMS and not is_here(first))
+    return first in OTHERS and OTHERS[first] is None
