@@ -16,9 +16,9 @@ from pathlib import Path
 
 import grpc
 import pytest
-from stack import Stack
 from tiny_target import make_tiny_target
 
+from paceline.cli.stack import Stack
 from paceline.v1 import router_pb2, router_pb2_grpc
 
 EXAMPLES = Path(os.environ["RUNFILES_DIR"]) / "paceline" / "docs" / "examples"

@@ -21,8 +21,9 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
-from stack import Service, Stack
 from tiny_target import make_tiny_target
+
+from paceline.cli.stack import Service, Stack
 
 HOSTILE = [
     "</script><script>alert(1)</script>",

@@ -19,10 +19,10 @@ from pathlib import Path
 import grpc
 import pytest
 from clean_environment import Environment, make_environment
-from measure import Answer, ask
-from stack import Service, Stack
 from tiny_target import make_tiny_target
 
+from paceline.cli.measure import Answer, ask
+from paceline.cli.stack import Service, Stack
 from paceline.drafter.version import VERSION as DRAFTER_VERSION
 from paceline.router.version import VERSION as ROUTER_VERSION
 from paceline.trainer.version import VERSION as TRAINER_VERSION

@@ -18,7 +18,7 @@ PROTOCOL_MINOR = 5
 4: service Admin, GenerateRequest.most_tokens (a verifier before 1.4 ignores it silently), Speculation.shadow,
    Outcome.shadows, SessionOpened.shadow.
 5: GenerateRequest.steps with GenerateEvent.step and Tokens.pieces; a verifier before 1.5 sends neither.
-   SessionOpened.traceparent.
+   SessionOpened.traceparent. Member.work, what a verifier has done.
 """
 
 
