@@ -31,6 +31,17 @@ def test_flags_win_over_environment_over_file(config: str, monkeypatch: pytest.M
     assert load_settings(Example, [f"--config={config}"], "x").listen == "127.0.0.1:1"
 
 
+def test_flags_with_a_name_of_their_own_are_no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Shown(Example):
+        as_json: bool = Field(default=False, validation_alias="json")
+
+    monkeypatch.setenv("JSON", "true")
+    monkeypatch.setenv("PACELINE_TOKEN", "from the environment")
+    assert not load_settings(Shown, [], "prog").as_json
+    assert load_settings(Shown, ["--json"], "prog").as_json
+    assert load_settings(Shown, [], "prog").token == "from the environment"
+
+
 @pytest.mark.parametrize("arguments", [["--max-things", "65"], ["--max-things", "x"], ["--unknown", "1"]])
 def test_bad_flags_exit_with_2_and_say_which(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:

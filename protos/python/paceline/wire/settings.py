@@ -21,6 +21,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
+    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SecretsSettingsSource,
     SettingsConfigDict,
@@ -139,7 +140,7 @@ def load_settings(settings_class: type[S], arguments: Sequence[str], prog: str) 
                 cli_implicit_flags=True,
                 cli_hide_none_type=True,
             )
-            sources: tuple[PydanticBaseSettingsSource, ...] = (flags, init_settings, env_settings)
+            sources: tuple[PydanticBaseSettingsSource, ...] = (flags, init_settings, _Environment(settings_cls))
             if secrets is not None:
                 sources = (*sources, SecretsSettingsSource(settings_cls, secrets_dir=secrets))
             if config is not None:
@@ -157,6 +158,15 @@ def load_settings(settings_class: type[S], arguments: Sequence[str], prog: str) 
         _exit_with([f"{_name(problem['loc'])}: {problem['msg']}" for problem in error.errors()], prog)
     except SettingsError as error:
         _exit_with([str(error)], prog)
+
+
+class _Environment(EnvSettingsSource):
+    """Without fields that have another name on the command line: pydantic looks them up without the prefix, so that
+    somebody's JSON=1 would be our --json."""
+
+    def __call__(self) -> dict[str, Any]:
+        others = {info.validation_alias for info in self.settings_cls.model_fields.values() if info.validation_alias}
+        return {name: value for name, value in super().__call__().items() if name not in others}
 
 
 def _without_values(found: re.Match[str]) -> str:
