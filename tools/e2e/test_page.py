@@ -91,6 +91,15 @@ class Page:
         self.find(f"#{field}").clear()
         self.find(f"#{field}").send_keys(str(value))
 
+    def point_at(self, selector: str) -> WebElement:
+        """The first of these that is in one piece, so that its middle is its own."""
+        whole = """return [...document.querySelectorAll(arguments[0])].find((e) => {
+            const {width, height, left, top} = e.getBoundingClientRect();
+            return document.elementFromPoint(left + width / 2, top + height / 2) === e; })"""
+        found: WebElement = self.js(whole, selector)
+        ActionChains(self.driver).move_to_element(found).perform()
+        return found
+
     def click(self, selector: str) -> None:
         """After scrolling there, as a person would."""
         self.js("arguments[0].scrollIntoView({block: 'center'})", self.find(selector))
@@ -184,9 +193,8 @@ def test_an_answer_arrives_in_steps_and_in_colours_and_is_that_of_the_api(page: 
 def test_pointing_at_a_token_shows_what_else_it_could_have_been_and_the_tree_of_its_step(page: Page) -> None:
     page.ask()
     page.answered()
-    token = page.all(".text .token.s0")[3]
-    ActionChains(page.driver).move_to_element(token).perform()
-    assert "chosen" in until(lambda: token.get_attribute("class"), "a class")
+    token = page.point_at(".text .token.s0")
+    until(lambda: "chosen" in str(token.get_attribute("class")), "the token to be chosen")
     (row,) = page.all(".top .taken")
     assert row.text.splitlines()[0] == page.find("#inspector code").text
     shares = [float(re.findall(r"([\d.]+) %", text)[0]) for text in page.texts(".top span:last-child")]
@@ -200,8 +208,7 @@ def test_pointing_at_a_token_shows_what_else_it_could_have_been_and_the_tree_of_
     assert len(page.all(".tree .node")) == len(page.all(".tree .edge")) + 1
     column = page.all(".strip g.with rect")
     assert len(column) == len(step)
-    own = page.all(".text .token.own")[2]
-    ActionChains(page.driver).move_to_element(own).perform()
+    page.point_at(".text .token.own")
     until(lambda: "the model itself" in page.find("#inspector p").text, "the model's own")
     page.screenshot("page.png")
 
@@ -364,15 +371,14 @@ def test_a_saved_replay_plays_alone(page: Page, browse: Callable[[], AbstractCon
         columns = """return [...document.querySelectorAll(".stage section")].map((section) =>
             [...section.querySelectorAll(".token:not(.beyond)")].map((token) => token.textContent).join(""))"""
         until(lambda: replay.js(columns) == both, "the end of the replay")
-        replay.find(".main").click()
-        assert replay.js(columns) != both, "it begins anew"
-        replay.all("button")[1].click()
-        assert replay.js(columns) == both
+        again = replay.js(f"document.querySelector('.main').click(); {columns}")  # at once, before it plays on
+        assert again == ["", ""], "it begins anew"
+        assert replay.js(f"document.querySelector('.main + button').click(); {columns}") == both, "and can be cut short"
         assert replay.all(".stage script, .stage img") == []
         assert len(replay.all("section:first-child .token.s0")) > 5
         assert replay.texts(".asked") == [PROMPT]
-        ActionChains(driver).move_to_element(replay.all(".text .token.s0")[3]).perform()
-        assert replay.all(".tree .node.here")
+        replay.point_at(".text .token.s0")
+        until(lambda: replay.all(".tree .node.here"), "its tree")
         assert replay.js("return performance.getEntriesByType('resource').length") == 0
         assert replay.complaints() == []
         replay.driver.save_screenshot(str(saved.with_suffix(".png")))

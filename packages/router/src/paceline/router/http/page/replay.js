@@ -36,5 +36,5 @@ const { model, seed, temperature } = run.body;
 const about = `${model}, temperature ${temperature}, seed ${seed}. Coloured tokens were guessed, the others were not.`;
 const buttons = el("div", { class: "row" }, again, whole);
 document.body.append(el("header", {}, el("h1", {}, "Paceline"), el("p", {}, about)),
-  el("main", {}, el("section", { id: "talk" }, el("p", { class: "asked" }, prompt), stage, buttons), inspector));
+  el("main", {}, el("section", { id: "talk" }, el("p", { class: "asked" }, prompt), buttons, stage), inspector));
 play(1);
