@@ -24,7 +24,7 @@ _pytest_test = rule(
     },
 )
 
-def pytest_tests(name, srcs, deps, support = [], data = [], import_root = "tests", large = [], exclusive = [], shards = {}, tags = [], network = True):
+def pytest_tests(name, srcs, deps, support = [], data = [], import_root = "tests", large = [], exclusive = [], shards = {}, data_of = {}, tags = [], network = True):
     """One test target for each file of `srcs`, named after it, and a suite of all of them.
 
     Args:
@@ -33,6 +33,7 @@ def pytest_tests(name, srcs, deps, support = [], data = [], import_root = "tests
         deps: libraries.
         support: files that tests import or read besides (conftest.py, helpers of one package's tests).
         data: other files.
+        data_of: files that only one test needs, by file, so that a change to them runs nothing else again.
         import_root: folder of the package from which tests import each other's support.
         large: files that take longer than a minute.
         exclusive: files that use both cores, and so run alone.
@@ -52,7 +53,7 @@ def pytest_tests(name, srcs, deps, support = [], data = [], import_root = "tests
             name = test,
             src = src,
             support = support,
-            data = data,
+            data = data + data_of.get(src, []),
             deps = deps,
             import_root = import_root,
             size = "large" if src in large else "medium",
