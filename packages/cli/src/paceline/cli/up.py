@@ -59,19 +59,25 @@ class Plan:
         return f"{self.host}:{self.port + OFFSETS[service] if self.port else 0}"
 
     def check(self) -> None:
-        """Raises CommandError: something is not installed, or a port is taken."""
+        """Raises UsageError: not an address; CommandError: something is not installed, or a port is taken."""
+        taken = list(self._taken())
         if missing := missing_wheels(WHEELS, http=bool(self.http)):
             raise CommandError(f"not installed: {', '.join(missing)}; pip install 'paceline[up]' brings all of it")
+        for option, address, why in taken:
+            raise CommandError(
+                f"can't listen on {address}: {why}; if it is another Paceline, 'paceline status' shows it, else "
+                f"choose another with {option} (port 0 takes a free one)"
+            )
+
+    def _taken(self) -> Iterator[tuple[str, str, str]]:
+        """Options, addresses of theirs that can't be had, and why."""
         for option, address in [("--port", self.address(name)) for name in OFFSETS] + [("--http", self.http)]:
             try:
                 why = why_not_free(address) if address else ""
             except ValueError as error:
                 raise UsageError(f"{option}: {error}") from None
             if why:
-                raise CommandError(
-                    f"can't listen on {address}: {why}; if it is another Paceline, 'paceline status' shows it, else "
-                    f"choose another with {option} (port 0 takes a free one)"
-                )
+                yield option, address, why
 
 
 @command
