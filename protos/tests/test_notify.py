@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,6 +40,13 @@ SERVICE = textwrap.dedent("""
 """)
 
 
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A socket's path may have 107 bytes, which a test's own folder may exceed."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
+
+
 @contextmanager
 def listening(address: str) -> Iterator[socket.socket]:
     """As a service manager does."""
@@ -53,8 +61,8 @@ def heard(receiver: socket.socket) -> str:
 
 
 @pytest.mark.parametrize("abstract", [False, True])
-def test_a_state_arrives_at_a_path_and_at_an_abstract_name(tmp_path: Path, abstract: bool) -> None:
-    address = f"@paceline-{secrets.token_hex(8)}" if abstract else str(tmp_path / "notify")
+def test_a_state_arrives_at_a_path_and_at_an_abstract_name(short_folder: Path, abstract: bool) -> None:
+    address = f"@paceline-{secrets.token_hex(8)}" if abstract else str(short_folder / "notify")
     with listening(address) as receiver:
         Manager(address).tell("READY=1")
         assert heard(receiver) == "READY=1"
@@ -82,8 +90,8 @@ def test_the_environment_names_the_manager(environment: dict[str, str], expected
     assert manager_in(environment, pid=7) == expected
 
 
-async def test_who_expects_it_hears_again_and_again_that_the_loop_is_alive(tmp_path: Path) -> None:
-    address = str(tmp_path / "notify")
+async def test_who_expects_it_hears_again_and_again_that_the_loop_is_alive(short_folder: Path) -> None:
+    address = str(short_folder / "notify")
     with listening(address) as receiver:
         alive = asyncio.create_task(Manager(address, watchdog_s=0.01).keep_alive())
         for _ in range(3):
@@ -92,8 +100,8 @@ async def test_who_expects_it_hears_again_and_again_that_the_loop_is_alive(tmp_p
     await asyncio.wait_for(Manager(address).keep_alive(), TIMEOUT_S)  # of nobody who expects it
 
 
-def test_a_service_is_ready_when_it_has_loaded_and_stopping_when_it_is_told_to(tmp_path: Path) -> None:
-    address = str(tmp_path / "notify")
+def test_a_service_is_ready_when_it_has_loaded_and_stopping_when_it_is_told_to(short_folder: Path) -> None:
+    address = str(short_folder / "notify")
     with listening(address) as receiver:
         process = subprocess.Popen(
             [sys.executable, "-c", SERVICE],
