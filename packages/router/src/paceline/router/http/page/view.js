@@ -167,7 +167,8 @@ function stepView({ event: { step, tokens }, index, before, number }) {
   const [took, plain] = [step.step_s, step.plain_step_s].map((seconds) => `${(1000 * seconds).toFixed(0)} ms`);
   return [
     el("h2", {}, `Step ${number + 1}: ${tokens.length} ${tokens.length === 1 ? "token" : "tokens"}`),
-    el("p", {}, all ? `${all} ${all === 1 ? "guess" : "guesses"} checked at once, ${kept} came true. ` : "Nothing was guessed. ",
+    el("p", {},
+      all ? `${all} ${all === 1 ? "guess" : "guesses"} checked at once, ${kept} came true. ` : "Nothing was guessed. ",
       `It took ${took}; plain decoding takes ${plain} for one token.`),
     el("div", { class: "scroll tree", tabindex: 0, role: "region", "aria-label": "Tree of guesses" },
       treeOf(step.nodes, tokens, before, index)),
