@@ -108,15 +108,10 @@ def _of_function(module: str) -> Commands:
     return of_typer(app)
 
 
-def _of_suite() -> Commands:
-    """Of all benchmarks at once."""
-    return _of_function("bench_suite")
-
-
 def _of_cli() -> Commands:
     """Of the `paceline` command; `bench` passes everything on to the suite."""
     commands = of_typer(importlib.import_module("paceline.cli.app").app)
-    return {**commands, "bench": _of_suite()[ALONE]}
+    return {**commands, "bench": _of_function("bench_suite")[ALONE]}
 
 
 def _of_alias(name: str) -> Commands:
@@ -140,7 +135,7 @@ PROGRAMS: dict[str, Callable[[], Commands]] = {
     "//:paceline": _of_cli,
     **{f"//:{name}": partial(_of_alias, name) for name in ("chat", "up")},
     **{f"//tools/bench:{name}": partial(_of_function, name) for name in BENCHMARKS},
-    "//tools/bench:suite": _of_suite,
+    "//tools/bench:suite": partial(_of_function, "bench_suite"),
     "//tools/e2e:killing": partial(_of_function, "killing"),
     "//tools/docs:generate": partial(_of_function, "generate"),
 }

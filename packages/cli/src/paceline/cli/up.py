@@ -63,7 +63,8 @@ class Plan:
         taken = list(self._taken())
         if missing := missing_wheels(WHEELS, http=bool(self.http)):
             raise CommandError(f"not installed: {', '.join(missing)}; pip install 'paceline[up]' brings all of it")
-        for option, address, why in taken:
+        if taken:
+            option, address, why = taken[0]
             raise CommandError(
                 f"can't listen on {address}: {why}; if it is another Paceline, 'paceline status' shows it, else "
                 f"choose another with {option} (port 0 takes a free one)"
