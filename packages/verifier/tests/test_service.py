@@ -463,7 +463,7 @@ async def test_drafters_get_the_hidden_states_they_asked_for_and_the_text_stays(
         assert drafted.ids == plain.ids
         assert drafted.finished.total.steps < 39
         await eventually(lambda: all(drafter.num_closed == 1 for drafter in (again, few, none)))
-        assert min(features_of(again)) == 256  # what was before it was found in the cache
+        assert min(features_of(again)) == 0  # though most of it was found in the cache
         assert min(features_of(few)) == len(prompt) - 5
         for drafter, layers in ((again, [0, 1, 2]), (few, [2, 0])):
             for position, row in features_of(drafter).items():

@@ -53,6 +53,8 @@ SERVICE = "paceline.v1.Verifier"
 LESSON_TOP_K = 8
 MAX_TREE_ROWS = 64
 NO_TRAINER = "none"
+FEATURE_SHARE = 8  # of the key-value cache's memory: three layers' states are a sixth of a position's keys and values
+MAX_FEATURE_BYTES = 1 << 30
 MAX_DISAGREEMENT = 0.25  # of the logits' spread, between our attention and transformers' own
 
 
@@ -97,7 +99,11 @@ class Verifier:
             target.weights_hash,
         )
         engine_limits = EngineLimits(
-            settings.max_sessions, settings.max_queue, settings.max_nodes, settings.max_step_nodes
+            settings.max_sessions,
+            settings.max_queue,
+            settings.max_nodes,
+            settings.max_step_nodes,
+            min(runner.pool.num_blocks * runner.block_bytes // FEATURE_SHARE, MAX_FEATURE_BYTES),
         )
         always = settings.drafting == "always"
         times = Regardless(forward_cost) if always else StepTimes(forward_cost)

@@ -16,6 +16,7 @@ import structlog
 
 from paceline.verifier.calibration import Calibration
 from paceline.verifier.draft_wait import DraftWait
+from paceline.verifier.feature_memory import FeatureMemory
 from paceline.verifier.hub import DrafterHub
 from paceline.verifier.metrics import Metrics
 from paceline.verifier.model.batch import SessionPlan, SessionResult, StepPlan, StepResult
@@ -57,12 +58,14 @@ class Model(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EngineLimits:
-    """max_sessions run at once, max_queue wait; max_nodes candidates a session and step, max_step_nodes over all."""
+    """max_sessions run at once, max_queue wait; max_nodes candidates a session and step, max_step_nodes over all;
+    feature_memory_bytes for hidden states of remembered prefixes."""
 
     max_sessions: int = 8
     max_queue: int = 64
     max_nodes: int = 32
     max_step_nodes: int = 64
+    feature_memory_bytes: int = 0
 
 
 class LessonSink(Protocol):
@@ -122,6 +125,7 @@ class Engine:
         self._limits = limits
         self._lessons = lessons
         self._shadows = shadows
+        self._features = FeatureMemory(limits.feature_memory_bytes)
         self._running: dict[int, Session] = {}  # in the order of their admission
         self._queue: deque[Session] = deque()
         self._work = asyncio.Event()
@@ -322,6 +326,9 @@ class Engine:
             session.reading = True
             self._running[session.session_id] = session
             self._hub.engage(session)
+            if (known := self._features.recall(session.slot.keys)) is not None:
+                for link in self._hub.serving(session):
+                    link.read(session, known)
 
     def _admitted(self, session: Session) -> None:
         """For the first time."""
@@ -335,6 +342,7 @@ class Engine:
     def _give_up_slot(self, session: Session) -> None:
         if session.slot is not None:
             self._model.pool.close(session.slot)
+            self._features.forget(session.session_id)
             session.slot = None
 
     def _leave(self, session: Session) -> None:
@@ -452,6 +460,8 @@ class Engine:
                     link.read(session, outcome.features)
             if session.slot is not None and not session.request.no_store:
                 self._model.pool.remember(session.slot, session.tokens)
+                if outcome.features is not None:
+                    self._features.add(session.session_id, outcome.features, session.slot.keys)
         return taken
 
     def _figures(self, planned: list[_Planned], plan: StepPlan, result: StepResult) -> StepFigures | None:
