@@ -15,7 +15,7 @@ from live_trees import HashModel, drive, new_tree, paths, successors, worth
 from paceline.drafter.live_tree import ROOT, LiveTree, Successors
 from paceline.drafter.strategies.base import Budget
 from paceline.drafter.trees import TREES
-from paceline.drafter.trees.base import Shape
+from paceline.drafter.trees.base import Shape, TreePolicy
 from paceline.drafter.trees.chain import Chain
 from paceline.drafter.trees.eagle2 import Eagle2
 from paceline.drafter.trees.opt_tree import DELTA, OptTree
@@ -132,9 +132,12 @@ def test_no_selection_of_that_size_is_worth_more(
     assert worth(tree, list(policy.select(tree, Budget(max_nodes, max_depth)))) == pytest.approx(max(rivals))
 
 
+@pytest.mark.parametrize("policy", [OptTree(Shape(width=8, depth=3), delta=-1.0), Eagle2(Shape(width=8, depth=3))])
 @settings(deadline=None)
 @given(seeds, st.integers(0, 5))
-def test_opt_tree_misses_nothing_by_expanding_only_what_it_would_select(seed: int, max_nodes: int) -> None:
+def test_nothing_is_missed_by_expanding_only_what_would_be_selected(
+    policy: Eagle2 | OptTree, seed: int, max_nodes: int
+) -> None:
     """The best tree of all, from the whole binary tree of depth 3, by brute force."""
     model, budget = HashModel(seed, vocab_size=2), Budget(max_nodes, 3)
     whole = new_tree(model)
@@ -144,18 +147,20 @@ def test_opt_tree_misses_nothing_by_expanding_only_what_it_would_select(seed: in
                 whole.expand(node, model(whole.tokens(node)))
             for rank in range(len(whole.nodes[node].successors or ())):
                 whole.add(node, rank)
-    shape = Shape(width=8, depth=3)
-    policy, tree = OptTree(shape, delta=-1.0), new_tree(model)
+    shape, tree = Shape(width=8, depth=3), new_tree(model)
     drive(policy, tree, shape, budget, model)
     best = max(worth(whole, rival) for rival in subtrees(whole, max_nodes))
     assert worth(tree, list(policy.select(tree, budget))) == pytest.approx(best)
 
 
+@pytest.mark.parametrize("make", [lambda shape: OptTree(shape, delta=0.0), Eagle2])
 @settings(deadline=None)
 @given(seeds, shapes, st.integers(0, 8))
-def test_opt_tree_expands_only_what_it_would_select(seed: int, shape: Shape, max_nodes: int) -> None:
+def test_only_what_would_be_selected_is_expanded(
+    make: Callable[[Shape], TreePolicy], seed: int, shape: Shape, max_nodes: int
+) -> None:
     model, budget = HashModel(seed, vocab_size=5), Budget(max_nodes, 9)
-    policy, tree = OptTree(shape, delta=0.0), new_tree(model)
+    policy, tree = make(shape), new_tree(model)
     while wanted := policy.grow(tree, budget):
         assert set(wanted) <= set(policy.select(tree, budget))
         for node in wanted:

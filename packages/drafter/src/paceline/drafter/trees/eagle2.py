@@ -1,8 +1,8 @@
 """Tree policy `eagle2`: each layer expands its most valuable nodes, and at the end the best of all are proposed.
 
-EAGLE-2 (Li et al. 2024). It takes `shape.depth` forward passes of up to `shape.width` nodes whatever they find, so its
-time is known in advance. Of use where a forward pass takes as long for a few rows as for one; a stopping rule may end
-it early.
+EAGLE-2 (Li et al. 2024). It takes up to `shape.depth` forward passes of up to `shape.width` nodes. The authors expand a
+layer's best whatever they are worth; here what can't be among the best of all any more is left out, which changes no
+tree and ends many of them sooner. Of use where a forward pass takes as long for a few rows as for one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import ClassVar
 from paceline.drafter.live_tree import ROOT, LiveTree
 from paceline.drafter.strategies.base import Budget
 from paceline.drafter.trees.base import Shape
-from paceline.drafter.trees.ranking import best, best_tree, can_expand, last_depth, make_children
+from paceline.drafter.trees.ranking import best_tree, last_depth, make_children, worth_expanding
 
 
 class Eagle2:
@@ -31,8 +31,8 @@ class Eagle2:
             for node in expanded:
                 make_children(tree, node, width, budget)
             layer = [child for node in expanded for child in tree.nodes[node].children]
-            wanted = [node for node in best(tree, layer, width) if can_expand(tree, node, budget)]
-            if wanted and depth < deepest:
+            wanted = worth_expanding(tree, layer, width, budget) if depth < deepest else []
+            if wanted:
                 return wanted
             expanded = [node for node in layer if tree.nodes[node].successors is not None]
         return []

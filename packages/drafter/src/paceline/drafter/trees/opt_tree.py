@@ -18,7 +18,7 @@ from typing import ClassVar
 from paceline.drafter.live_tree import ROOT, LiveTree
 from paceline.drafter.strategies.base import Budget
 from paceline.drafter.trees.base import Shape
-from paceline.drafter.trees.ranking import best, best_tree, can_expand, last_depth, make_children
+from paceline.drafter.trees.ranking import best_tree, last_depth, make_children, worth_expanding
 
 DELTA = 0.2
 
@@ -39,7 +39,7 @@ class OptTree:
             for node in expanded:
                 make_children(tree, node, self._shape.width, budget)
             layer = [child for node in expanded for child in tree.nodes[node].children]
-            wanted = self._wanted(tree, layer, budget) if depth < deepest else []
+            wanted = worth_expanding(tree, layer, self._shape.width, budget) if depth < deepest else []
             if wanted:
                 gain = _expected(tree, budget, depth) - _expected(tree, budget, depth - 1)
                 return wanted if gain > self._delta else []
@@ -48,14 +48,6 @@ class OptTree:
 
     def select(self, tree: LiveTree, budget: Budget) -> Sequence[int]:
         return best_tree(tree, budget)
-
-    def _wanted(self, tree: LiveTree, layer: list[int], budget: Budget) -> list[int]:
-        """The best of a layer, of these what can be expanded, and of that what would be selected as of now."""
-        open_nodes = [node for node in best(tree, layer, self._shape.width) if can_expand(tree, node, budget)]
-        if not open_nodes:
-            return []
-        chosen = set(best_tree(tree, budget))
-        return [node for node in open_nodes if node in chosen]
 
 
 def _expected(tree: LiveTree, budget: Budget, depth: int) -> float:

@@ -61,6 +61,16 @@ def can_expand(tree: LiveTree, node: int, budget: Budget) -> bool:
     return it.successors is None and not it.closed and it.log_value >= log_floor(budget)
 
 
+def worth_expanding(tree: LiveTree, layer: Iterable[int], width: int, budget: Budget) -> list[int]:
+    """The `width` best of a layer, of these what can be expanded, and of that what would be selected as of now:
+    children of other nodes never will be, since they are worth no more than their parent."""
+    open_nodes = [node for node in best(tree, layer, width) if can_expand(tree, node, budget)]
+    if not open_nodes:
+        return []
+    chosen = set(best_tree(tree, budget))
+    return [node for node in open_nodes if node in chosen]
+
+
 def best_tree(tree: LiveTree, budget: Budget) -> list[int]:
     """The most valuable tree within the budget, parents before children."""
     least = log_floor(budget)
