@@ -6,8 +6,8 @@ import sys
 
 from paceline.trainer.online.settings import RefitSettings
 from paceline.trainer.publishing import keygen, publish
-from paceline.trainer.recipes.command import bootstrap, invent
-from paceline.trainer.recipes.settings import BootstrapSettings, InventSettings
+from paceline.trainer.recipes.command import bootstrap, frame, invent
+from paceline.trainer.recipes.settings import BootstrapSettings, FrameSettings, InventSettings
 from paceline.trainer.remote import fetch, revisions, withdraw
 from paceline.trainer.serve import serve
 from paceline.trainer.settings import (
@@ -34,6 +34,7 @@ def refit(settings: RefitSettings) -> int:
 COMMANDS = {
     "serve": Command("keep lessons and revisions", TrainerSettings, serve),
     "bootstrap": Command("make a drafter from a target and prompts", BootstrapSettings, bootstrap),
+    "frame": Command("put prompts together from texts and requests about them", FrameSettings, frame),
     "invent": Command("have a target make up prompts", InventSettings, invent),
     "publish": Command("publish a folder as a revision", PublishSettings, publish),
     "fetch": Command("fetch a revision, checking every byte", FetchSettings, fetch),

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -50,13 +50,16 @@ class Prompt:
     messages: tuple[Message, ...]
 
 
-def read_prompts(path: Path, sources: Sequence[str] = (), limit: int = MAX_PROMPTS) -> list[Prompt]:
+def read_prompts(
+    path: Path, sources: Sequence[str] = (), limit: int = MAX_PROMPTS, option: str = "--prompts"
+) -> list[Prompt]:
     """The prompts of a file, in its order; one that asks the same as another and has no id is there once.
 
     Args:
         path: of a JSONL file.
         sources: only from these, each a name or a pattern with * as in "t0/*"; none takes all.
         limit: most prompts of the file.
+        option: that named the file, for what is said of it.
 
     Raises:
         StartupError: the file can't be read or has nothing of these sources.
@@ -72,12 +75,18 @@ def read_prompts(path: Path, sources: Sequence[str] = (), limit: int = MAX_PROMP
             if len(found) > limit:
                 raise out_of_range(f"{path.name}: prompts", f"more than {limit}", f"at most {limit}; cut the file")
     except OSError as error:
-        raise StartupError(f"--prompts {path}: {error.strerror}") from error
+        raise StartupError(f"{option} {path}: {error.strerror}") from error
     chosen = [prompt for prompt in found.values() if from_sources(prompt, sources)]
     if not chosen:
         known = ", ".join(sorted({prompt.source for prompt in found.values()})[:20])
-        raise StartupError(f"--prompts {path}: no prompts of these sources; it has {known or 'none at all'}")
+        raise StartupError(f"{option} {path}: no prompts of these sources; it has {known or 'none at all'}")
     return chosen
+
+
+def prompt_line(prompt: Prompt) -> bytes:
+    """A prompt as `read_prompts` takes it."""
+    messages = [asdict(message) for message in prompt.messages]
+    return json.dumps({"id": prompt.id, "source": prompt.source, "messages": messages}).encode() + b"\n"
 
 
 def from_sources(prompt: Prompt, sources: Sequence[str]) -> bool:

@@ -1,4 +1,4 @@
-"""The commands `bootstrap` and `invent`. They import torch only when they run."""
+"""The commands `bootstrap`, `frame` and `invent`. They import torch only when they run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paceline.trainer.recipes.settings import BootstrapSettings, InventSettings
+from paceline.trainer.recipes.settings import BootstrapSettings, FrameSettings, InventSettings
 from paceline.trainer.version import VERSION
 from paceline.wire import logs
 from paceline.wire.errors import PacelineError
@@ -61,6 +61,23 @@ def invent(settings: InventSettings) -> int:
         raise StartupError(f"--out {settings.out}: {error.strerror or error}; run the same again to go on") from error
     made = {"out": str(settings.out), "prompts": prompts}
     print(json.dumps(made) if settings.json_output else f"{settings.out}: {prompts} prompts")
+    return 0
+
+
+def frame(settings: FrameSettings) -> int:
+    """Puts prompts together and prints how many there are; returns the exit code. Raises StartupError."""
+    try:
+        from paceline.trainer.recipes.framing import run
+    except ModuleNotFoundError as error:
+        raise _missing("frame", error) from error
+    try:
+        run(settings)
+    except PacelineError as error:
+        raise StartupError(error.message) from error
+    except OSError as error:
+        raise StartupError(f"--out {settings.out}: {error.strerror or error}") from error
+    made = {"out": str(settings.out), "prompts": settings.count}
+    print(json.dumps(made) if settings.json_output else f"{settings.out}: {settings.count} prompts")
     return 0
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import itertools
-import json
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from paceline.trainer.data.answering import Asking, Question
 from paceline.trainer.data.asking import ask, check_verifier, in_order
 from paceline.trainer.data.inventing import SOURCE, Inventing, invent
 from paceline.trainer.data.progress import WorkBar
-from paceline.trainer.data.prompts import Prompt, read_prompts
+from paceline.trainer.data.prompts import Prompt, prompt_line, read_prompts
 from paceline.trainer.data.rows import Answer
 from paceline.trainer.data.target import Target, load_target
 from paceline.trainer.durable import PRIVATE_FILE, write_all
@@ -100,7 +99,7 @@ async def _invent(
                 if len(prompts.asked) >= settings.count:
                     return
                 if prompt is not None and prompts.is_new(prompt):
-                    write_all(file, _line(prompt))
+                    write_all(file, prompt_line(prompt))
                     bar.advance(1, 0)
     if len(prompts.asked) < settings.count:
         raise PacelineError(
@@ -143,12 +142,6 @@ def _openings(path: Path | None) -> tuple[str, ...]:
     if not found or len(found) > MAX_OPENINGS:
         raise StartupError(f"--openings {path}: has {len(found)} lines; it must have 1 to {MAX_OPENINGS}")
     return found
-
-
-def _line(prompt: Prompt) -> bytes:
-    """As `read_prompts` takes it."""
-    messages = [asdict(message) for message in prompt.messages]
-    return json.dumps({"id": prompt.id, "source": prompt.source, "messages": messages}).encode() + b"\n"
 
 
 def _words(prompt: Prompt) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Settings of `bootstrap` and `invent`. Imports no torch."""
+"""Settings of `bootstrap`, `frame` and `invent`. Imports no torch."""
 
 from __future__ import annotations
 
@@ -79,6 +79,32 @@ class BootstrapSettings(ClientSettings):
     """Of the target, when it is asked in this process."""
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
     """debug, info, warning or error."""
+    json_output: bool = Field(default=False, alias="json")
+    """Print what was made as one JSON object."""
+
+
+class FrameSettings(ClientSettings):
+    """Puts prompts together from texts that are there and requests about them, such as 'Summarize: {text}'.
+
+    The same options make the same file.
+    """
+
+    texts: Path
+    """File of JSON lines as bootstrap takes them as --prompts; of each the longest paragraph of its first message."""
+    sources: str = ""
+    """Only from these, each a name or a pattern such as t0/*, separated by commas; all, if empty."""
+    frames: Path
+    """File of requests, one a line, with {text} in one place or more; \\n is a line break. They take turns."""
+    out: Path
+    """File of JSON lines to make; bootstrap takes it as --prompts."""
+    count: int = Field(default=1000, ge=1, le=1_000_000)
+    """Prompts that it has."""
+    min_characters: int = Field(default=40, ge=1, le=1 << 20)
+    """Shorter paragraphs are left out."""
+    max_characters: int = Field(default=1500, ge=1, le=1 << 20)
+    """Longer ones are cut after a sentence."""
+    seed: int = Field(default=0, ge=0, lt=1 << 31)
+    """Another one puts other things together."""
     json_output: bool = Field(default=False, alias="json")
     """Print what was made as one JSON object."""
 
