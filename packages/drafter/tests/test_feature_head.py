@@ -17,12 +17,14 @@ from hypothesis import strategies as st
 from tiny_heads import (
     CARD_OF_HEAD,
     CARD_OF_LM,
+    CARD_THAT_BORROWS,
     FEATURES,
     IDS,
     LENGTH,
     TOKENIZER_HASH,
     VOCAB,
     WEIGHTS,
+    WIDTH,
     Array,
     head_alone,
     save_head,
@@ -153,6 +155,63 @@ def test_a_text_in_pieces_is_the_text(head: FeatureHead, monkeypatch: pytest.Mon
     for row in range(10):
         expected = head_alone([*tokens[: row + 1], 1], features, 1)[-1]
         np.testing.assert_allclose(scores[row], expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def borrower(tmp_path_factory: pytest.TempPathFactory) -> FeatureHead:
+    loaded = load_feature_head(save_head(tmp_path_factory.mktemp("made") / "head", CARD_THAT_BORROWS))
+    assert loaded.needs is not None
+    assert (loaded.needs.layers, loaded.needs.num_embedded) == ((0, 5), WIDTH)
+    assert isinstance(loaded.model, FeatureHead)
+    return loaded.model
+
+
+def borrowing_text(count: int, num_borrowed: int, seed: int) -> tuple[list[int], Array, Array]:
+    """Tokens, some of them borrowed; states before each; embeddings of what is borrowed."""
+    chance = np.random.default_rng(seed)
+    tokens = chance.integers(VOCAB - 5, VOCAB + 1 + num_borrowed, count).tolist()
+    features, borrowed = (chance.standard_normal((size, WIDTH)).astype(np.float32) for size in (count, num_borrowed))
+    return tokens, features, borrowed
+
+
+@pytest.mark.parametrize("num_borrowed", [0, 1, 4])
+def test_borrowed_tokens_are_read_and_scored(borrower: FeatureHead, num_borrowed: int):
+    tokens, features, borrowed = borrowing_text(12, num_borrowed, 1)
+    cache = borrower.new_cache()
+    rows = dataclasses.replace(text_rows(cache, tokens, features), borrowed=borrowed)
+    expected = head_alone(tokens, features, 0, borrowed)
+    np.testing.assert_allclose(
+        borrower.score([rows])[0], expected if num_borrowed else expected[:, :VOCAB], rtol=1e-4, atol=1e-4
+    )
+    drafted = [VOCAB + num_borrowed if num_borrowed else 2, 3]
+    for depth, token in enumerate(drafted, 1):
+        rows = drafted_rows(cache, [token], [len(cache) - 1], [range(len(cache))])
+        scores = borrower.score([dataclasses.replace(rows, borrowed=borrowed)])[0][0]
+        expected = head_alone([*tokens, *drafted[:depth]], features, depth, borrowed)[-1]
+        np.testing.assert_allclose(scores, expected[: len(scores)], rtol=1e-3, atol=1e-3)
+
+
+def test_sessions_in_a_batch_borrow_their_own(borrower: FeatureHead, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(onnx_lm, "MAX_ROWS", 7)  # and the longer ones come in pieces
+    texts = [borrowing_text(12, 3, 2), borrowing_text(5, 1, 3), borrowing_text(9, 0, 4)]
+    batch = [
+        dataclasses.replace(text_rows(borrower.new_cache(), tokens, features), borrowed=borrowed)
+        for tokens, features, borrowed in texts
+    ]
+    for scores, (tokens, features, borrowed) in zip(borrower.score(batch), texts, strict=True):
+        expected = head_alone(tokens, features, 0, borrowed)
+        if not len(borrowed):
+            expected = expected[:, :VOCAB]
+        np.testing.assert_allclose(scores, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_what_was_not_borrowed_is_refused(borrower: FeatureHead):
+    tokens, features, borrowed = borrowing_text(4, 2, 5)
+    rows = dataclasses.replace(text_rows(borrower.new_cache(), tokens, features), borrowed=borrowed)
+    for changes in ({"tokens": np.full(4, VOCAB + 3)}, {"tokens": np.full(4, VOCAB + 1), "borrowed": None}):
+        with pytest.raises(PacelineError) as caught:
+            borrower.score([dataclasses.replace(rows, **changes)])
+        assert caught.value.reason == Reason.OUT_OF_RANGE
 
 
 def test_bad_rows_are_refused(head: FeatureHead):

@@ -12,8 +12,8 @@ import torch
 from accelerate import Accelerator
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_heads import SHAPE, tiny_head
-from tiny_texts import cyclic_texts, tiny_teacher
+from tiny_heads import BORROWING, SHAPE, tiny_head
+from tiny_texts import borrowing_texts, cyclic_texts, tiny_teacher
 
 from paceline.trainer.models.feature_head import FeatureHead
 from paceline.trainer.recipes.simulate import acceptance
@@ -33,7 +33,21 @@ def make_task(
 
 def expected_loss(head: FeatureHead, drafts: Drafts) -> tuple[float, float]:
     """Draft by draft and row by row, as the objective is written down."""
-    teacher, text, other = tiny_teacher(head.shape), drafts.text, head.shape.vocab_size
+    teacher, text, vocab_size = tiny_teacher(head.shape), drafts.text, head.shape.vocab_size
+    nothing = torch.zeros(0, head.shape.block.width)
+    embeddings = nothing if text.borrowed is None else text.borrowed.embeddings.float()
+    since = [] if text.borrowed is None else text.borrowed.since.tolist()
+
+    def logits(own: torch.Tensor, normed: torch.Tensor, start: int) -> torch.Tensor:
+        """Of one row of a draft that begins at `start`; what it can't propose has none."""
+        known = torch.tensor([place <= start for place in since], dtype=torch.bool)
+        others = torch.where(known, embeddings @ normed if len(embeddings) else torch.zeros(0), -torch.inf)
+        return torch.cat((own, torch.tensor([-torch.inf]), others))
+
+    others = torch.zeros(1, len(text.ids) - 1, head.shape.block.width)
+    for row, token in enumerate(text.ids[1:].tolist()):
+        if token > vocab_size:
+            others[0, row] = embeddings[token - vocab_size - 1]
     total = weight = 0.0
     for start in drafts.starts.tolist():
         rows = Texts(
@@ -41,15 +55,21 @@ def expected_loss(head: FeatureHead, drafts: Drafts) -> tuple[float, float]:
             text.first + 1 + torch.arange(len(text.ids) - 1)[None],
             text.features[None, :-1].float(),
             torch.tensor([[start]]),
+            others,
         )
         for step, hidden in enumerate(unroll(head, rows, drafts.depth)):
             row = start + step
-            if row + 2 >= len(text.ids) or text.ids[row + 2] == other:
+            if row + 2 >= len(text.ids):
+                break
+            state, own = text.features[row + 1], hidden[0, 0]
+            taught = logits(teacher(state), teacher.normed(state), start)
+            if taught[text.ids[row + 2]].isinf():
                 break  # nothing to be learnt here, and serving never gets beyond
-            goal = 0.75 * teacher(text.features[row + 1]).softmax(-1)
+            goal = 0.75 * taught.softmax(-1)
             goal[text.ids[row + 2]] += 0.25
             share = 0.5**step
-            total -= share * float((goal * head.logits(hidden)[0, 0].log_softmax(-1)).sum())
+            log_probs = logits(head.logits(own), head.normed(own), start).log_softmax(-1)
+            total -= share * float((goal * log_probs.masked_fill(goal == 0, 0.0)).sum())
             weight += share
     return total, weight
 
@@ -59,6 +79,17 @@ def test_the_loss_is_that_of_all_rows_that_serving_gets_to() -> None:
     head = tiny_head(0)
     texts = cyclic_texts(SHAPE, 3, 12) + cyclic_texts(SHAPE, 1, 7, seed=1)
     texts[1].ids[8] = SHAPE.vocab_size
+    check_loss(head, texts)
+
+
+@torch.no_grad()
+def test_what_a_draft_may_borrow_is_what_was_known_when_it_began() -> None:
+    texts = borrowing_texts(BORROWING, 3, 12) + borrowing_texts(BORROWING, 1, 9, seed=1)
+    assert any(int(text.ids.max()) > BORROWING.vocab_size for text in texts)
+    check_loss(tiny_head(0, BORROWING), [*texts, *cyclic_texts(BORROWING, 1, 10)])
+
+
+def check_loss(head: FeatureHead, texts: list[HeadText]) -> None:
     task = make_task(head, texts)
     examples = [Drafts(text, torch.tensor(text.starts), 3) for text in texts]
     found = task.loss(examples)

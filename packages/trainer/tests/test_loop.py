@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from small_task import SETTINGS, SmallTask, small_module, weights_of
 
 from paceline.trainer.training.loop import MAX_ROLLBACKS, LoopSettings, Trained, Watch, train
+from paceline.trainer.training.precision import has_bfloat16
 from paceline.trainer.training.rules import RULES
 from paceline.wire.errors import PacelineError
 from paceline.wire.settings import StartupError
@@ -53,16 +54,18 @@ def log_of(folder: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_the_loss_falls(tmp_path: Path, rule: str) -> None:
-    _, trained = learn(tmp_path, replace(SETTINGS, num_steps=200, rule=rule))
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_loss_falls(tmp_path: Path, rule: str, precision: str) -> None:
+    _, trained = learn(tmp_path, replace(SETTINGS, num_steps=200, rule=rule, precision=precision))
     losses = [line["loss"] for line in log_of(tmp_path) if "loss" in line]
     assert trained.num_steps == len(losses) == 200
     assert sum(losses[-20:]) < sum(losses[:20]) / 2
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_run_in_two_parts_ends_like_one(tmp_path: Path, rule: str) -> None:
-    settings = replace(SETTINGS, rule=rule)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_run_in_two_parts_ends_like_one(tmp_path: Path, rule: str, precision: str) -> None:
+    settings = replace(SETTINGS, rule=rule, precision=precision)
 
     class Stopped(Exception):
         pass
@@ -168,6 +171,18 @@ def test_what_watches_sees_averaged_weights_and_disturbs_nothing(tmp_path: Path)
     assert list(seen) == [5, 10, 15, 20, 25, 30]
     assert torch.equal(seen[30], alone)
     assert [line["step"] for line in log_of(tmp_path / "watched") if "norm" in line] == list(seen)
+
+
+def test_products_are_made_in_the_precision_that_was_asked_for(tmp_path: Path) -> None:
+    exact, _ = learn(tmp_path / "exact")
+    rough, _ = learn(tmp_path / "rough", replace(SETTINGS, precision="bfloat16"))
+    by_itself, _ = learn(tmp_path / "auto", replace(SETTINGS, precision="auto"))
+    assert exact.dtype == rough.dtype == torch.float32
+    assert not torch.equal(exact, rough)
+    torch.testing.assert_close(rough, exact, rtol=0.0, atol=0.1)
+    assert torch.equal(by_itself, rough if has_bfloat16(torch.device("cpu")) else exact)
+    with pytest.raises(ValueError, match="precision is 'half'"):
+        learn(tmp_path / "odd", replace(SETTINGS, precision="half"))
 
 
 def test_the_learning_rate_rises_then_falls() -> None:

@@ -24,6 +24,16 @@ def test_singular_values_come_near_1_and_directions_stay(shape: tuple[int, int],
     assert inner.diagonal().max() < 1.25
 
 
+@pytest.mark.parametrize("shape", [(8, 8), (6, 40), (40, 6)])
+def test_in_bfloat16_it_is_nearly_the_same(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(3))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = orthogonal(matrix)
+    assert found.dtype == torch.float32
+    assert not torch.equal(found, orthogonal(matrix))
+    assert torch.allclose(found, orthogonal(matrix), atol=0.1)
+
+
 def test_no_gradient_is_no_step() -> None:
     assert torch.equal(orthogonal(torch.zeros(3, 4)), torch.zeros(3, 4))
 

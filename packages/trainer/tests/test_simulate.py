@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_heads import SHAPE, tiny_head
-from tiny_texts import cyclic_texts
+from tiny_heads import BORROWING, SHAPE, tiny_head
+from tiny_texts import borrowing_texts, cyclic_texts
 
 from paceline.trainer.models.feature_head import FeatureHead
 from paceline.trainer.recipes.simulate import ROOT, DraftedTree, TreeShape, acceptance, draft, tokens_per_step
@@ -20,25 +21,40 @@ def probabilities(head: FeatureHead, text: HeadText, start: int, path: list[int]
     """What the head says comes after a path of tokens that follows row `start`: one row after the other, without a
     cache."""
     ids = torch.cat((text.ids[1 : start + 2], torch.tensor(path, dtype=torch.int64)))
+    block, vocab_size = head.shape.block, head.shape.vocab_size
+    others = torch.zeros(1, len(ids), block.width)
+    for row, token in enumerate(ids.tolist()):
+        if token > vocab_size and text.borrowed is not None:
+            others[0, row] = text.borrowed.embeddings[token - vocab_size - 1]
     positions = text.first + 1 + torch.arange(len(ids))
     known = head.fuse(text.features[: start + 1].float())
-    keys = values = torch.zeros(1, 0, SHAPE.block.num_kv_heads, SHAPE.block.head_dim)
+    keys = values = torch.zeros(1, 0, block.num_kv_heads, block.head_dim)
     hidden = known
     for _ in range(len(path) + 1):
         rows = len(hidden)
         visible = torch.ones(1, rows, rows).tril().bool()
-        logits, new, _, _ = head(ids[None, :rows], positions[None, :rows], visible, hidden[None], keys, values)
+        logits, new, _, _ = head(
+            ids[None, :rows], positions[None, :rows], visible, hidden[None], keys, values, others[:, :rows]
+        )
         hidden = torch.cat((known, new[0, start:]))
-    return logits[0, -1].softmax(-1)
+    found = torch.full((vocab_size + 40,), -torch.inf)
+    found[:vocab_size] = logits[0, -1]
+    if text.borrowed is not None:
+        for slot, since in enumerate(text.borrowed.since.tolist()):
+            if since <= start:
+                found[vocab_size + 1 + slot] = text.borrowed.embeddings[slot].float() @ head.normed(hidden[-1])
+    return found.softmax(-1)
 
 
 def path_of(tree: DraftedTree, node: int) -> list[int]:
     return [tree.tokens[step] for step in reversed(tree.path(node))]
 
 
-def test_each_node_has_the_probability_that_serving_would_give_it() -> None:
-    head = tiny_head(1)
-    (text,) = cyclic_texts(SHAPE, 1, 9)
+@pytest.mark.parametrize("borrows", [False, True])
+def test_each_node_has_the_probability_that_serving_would_give_it(borrows: bool) -> None:
+    head = tiny_head(1, BORROWING if borrows else SHAPE)
+    (text,) = borrowing_texts(BORROWING, 1, 14, seed=2) if borrows else cyclic_texts(SHAPE, 1, 9)
+    borrowed = 0
     shape = TreeShape(num_nodes=10, num_passes=4, pass_rows=3, branches=4)
     for start, tree in zip(text.starts, draft(head, text, shape), strict=True):
         assert len(tree.tokens) == 10
@@ -47,6 +63,8 @@ def test_each_node_has_the_probability_that_serving_would_give_it() -> None:
             *above, token = path_of(tree, node)
             expected = float(probabilities(head, text, start, above)[token])
             torch.testing.assert_close(tree.confidence[node], expected, rtol=1e-4, atol=1e-6)
+            borrowed += token > head.shape.vocab_size
+    assert bool(borrowed) == borrows
 
 
 def test_a_tree_has_the_likeliest_nodes() -> None:
@@ -94,8 +112,8 @@ def test_a_step_commits_the_longest_right_path_and_one_token_more() -> None:
 
 
 def test_acceptance_is_that_of_chains_of_best_tokens() -> None:
-    head = tiny_head(3)
-    texts = cyclic_texts(SHAPE, 2, 12)
+    head = tiny_head(3, BORROWING)
+    texts = cyclic_texts(BORROWING, 2, 12) + borrowing_texts(BORROWING, 2, 12)
     tried, right = [0] * 3, [0] * 3
     for text in texts:
         ids = text.ids.tolist()

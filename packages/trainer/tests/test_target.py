@@ -17,7 +17,8 @@ from tiny_targets import EOS, HIDDEN, LAYERS, LENGTH, SHAPE, VOCAB, save_target
 from transformers import AutoTokenizer, CohereConfig, Gemma2Config, GraniteConfig, Qwen3Config
 
 from paceline.trainer.data import target as target_module
-from paceline.trainer.data.target import Target, has_bfloat16, load_target, locate
+from paceline.trainer.data.target import Target, load_target, locate
+from paceline.trainer.training.precision import has_bfloat16
 from paceline.wire.errors import PacelineError, Reason
 from paceline.wire.settings import StartupError
 from paceline.wire.tokenizer_files import HOW_IT_WAS_LOADED
@@ -74,7 +75,7 @@ def test_the_hash_is_the_same_offline(folder: Path) -> None:
 
 def test_auto_rounds_weights_to_bfloat16_and_computes_in_what_is_fast(folder: Path) -> None:
     exact, auto, half = (load_target(str(folder), dtype, 1) for dtype in ("float32", "auto", "bfloat16"))
-    assert auto.dtype == ("bfloat16" if has_bfloat16() else "float32")
+    assert auto.dtype == ("bfloat16" if has_bfloat16(torch.device("cpu")) else "float32")
     assert half.dtype == "bfloat16"
     assert torch.equal(auto.embedding.float(), exact.embedding.bfloat16().float())
     assert torch.equal(auto.embedding.float(), half.embedding.float())

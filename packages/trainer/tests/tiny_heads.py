@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from paceline.trainer.models.block import BlockShape
@@ -16,9 +18,12 @@ SHAPE = FeatureHeadShape(
 )
 
 
-def tiny_head(seed: int) -> FeatureHead:
+BORROWING = replace(SHAPE, target_hidden_size=24)  # as wide as its target, so that embeddings suit
+
+
+def tiny_head(seed: int, shape: FeatureHeadShape = SHAPE) -> FeatureHead:
     """With weights large enough for attention and gates to matter."""
-    head = FeatureHead(SHAPE)
+    head = FeatureHead(shape)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in head.parameters():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from paceline.trainer.models.feature_head import FeatureHeadShape
+from paceline.trainer.training.borrowing import borrow
 from paceline.trainer.training.head_task import HeadText, Teacher
 
 
@@ -20,6 +22,20 @@ def cyclic_texts(shape: FeatureHeadShape, count: int, length: int, answer: int =
         ids = (first + stride * torch.arange(length)) % shape.vocab_size
         features = tables[0, ids] + 2 * tables[1, torch.full_like(ids, stride)]
         texts.append(HeadText(ids, 4, features.bfloat16(), answer))
+    return texts
+
+
+def borrowing_texts(shape: FeatureHeadShape, count: int, length: int, seed: int = 0) -> list[HeadText]:
+    """Random texts of the vocabulary and four tokens beyond it, of which each text repeats some."""
+    chance = np.random.default_rng(seed)
+    embedding = torch.randn(shape.vocab_size + 4, shape.block.width, generator=torch.Generator().manual_seed(seed))
+    texts = []
+    for _ in range(count):
+        target_ids = chance.integers(shape.vocab_size - 4, shape.vocab_size + 4, length)
+        own = np.minimum(target_ids, shape.vocab_size)
+        ids, borrowed = borrow(target_ids, own, shape.vocab_size, embedding)
+        features = chance.standard_normal((length, shape.num_features * shape.target_hidden_size))
+        texts.append(HeadText(torch.from_numpy(ids), 4, torch.from_numpy(features).bfloat16(), 3, borrowed))
     return texts
 
 

@@ -24,6 +24,13 @@ is `fuse.onnx` of them; in a draft, where they are not, it is the head's own `ne
 
 If the vocabulary is cut from the target's (`cut_vocabulary`), id i is the target's token vocabulary.bin[i], and the
 input id vocab_size, which has no logit, is every token that is not in it.
+
+A head that `borrows` can be told what such tokens are, by the target's embeddings of them, which are its layer 0.
+Where an input id is above vocab_size, its embedding is looked for in `others`; and behind everything else comes what
+has to be multiplied by embeddings to have logits of further tokens.
+
+    others                         float [B, Q, width]
+    -> normed                      float [W, width]
 """
 
 from __future__ import annotations
@@ -35,6 +42,7 @@ from typing import Any, ClassVar
 from paceline.wire.revision import unusable
 
 VERSION = 2
+BORROWING_VERSION = 3  # of heads that borrow: those who know only 2 would give their graphs too little
 QUANTIZATIONS = ("none", "int8")
 MAX_FEATURE_LAYERS = 8
 MAX_ROW_BYTES = 1 << 19  # 512 MiB of cache for a text of 1,024 tokens: more than any model is worth drafting with
@@ -80,6 +88,7 @@ class FeatureHeadCard(LanguageModelCard):
         target_hidden_size: of the target.
         feature_layers: of the target, as in Hello; in the order in which they are put side by side.
         window: positions of the text, counted from its end, that it was trained to look at; 0 is all.
+        borrows: it takes `others` and gives `normed`; see above. Its width is target_hidden_size.
     """
 
     KIND: ClassVar[str] = "feature_head"
@@ -89,10 +98,12 @@ class FeatureHeadCard(LanguageModelCard):
     target_hidden_size: int
     feature_layers: tuple[int, ...]
     window: int = 0
+    borrows: bool = False
 
 
 KINDS: dict[str, type[LanguageModelCard]] = {kind.KIND: kind for kind in (LanguageModelCard, FeatureHeadCard)}
 
+_LATER = {"borrows": False}  # fields that cards didn't have at first, and what they mean by that
 _BOUNDS = {
     "vocab_size": 1 << 21,
     "max_length": 1 << 20,
@@ -109,9 +120,9 @@ MAX_WINDOW = 1 << 20
 def parse_card(content: bytes) -> LanguageModelCard:
     """Raises UNUSABLE_REVISION."""
     try:
-        document = json.loads(content)
+        document = {**_LATER, **json.loads(content)}
         version = document["version"]
-        if version != VERSION:
+        if version not in (VERSION, BORROWING_VERSION) or (version == BORROWING_VERSION) != bool(document["borrows"]):
             raise unusable("model.json version", str(version)[:20], f"{VERSION}; make it with this release")
         if document["kind"] not in KINDS:
             raise unusable("model.json kind", repr(document["kind"])[:80], f"one of {', '.join(KINDS)}")
@@ -141,6 +152,8 @@ def _check(card: LanguageModelCard) -> None:
             raise unusable("feature_layers", str(layers)[:80], f"1 to {MAX_FEATURE_LAYERS} layers of a target")
         if not card.cut_vocabulary or not 0 <= card.window <= MAX_WINDOW:
             raise unusable("window or cut_vocabulary", "not that of a feature head", f"0 to {MAX_WINDOW}, and true")
+        if card.borrows and card.width != card.target_hidden_size:
+            raise unusable("width", card.width, f"the target's {card.target_hidden_size} for a head that borrows")
 
 
 def _typed(document: dict[str, Any], name: str, kind: str) -> Any:
@@ -156,5 +169,6 @@ def _typed(document: dict[str, Any], name: str, kind: str) -> Any:
 
 def card_json(card: LanguageModelCard) -> bytes:
     """The inverse of `parse_card`."""
-    document = {"version": VERSION, "kind": card.KIND, **asdict(card)}
+    borrows = isinstance(card, FeatureHeadCard) and card.borrows
+    document = {"version": BORROWING_VERSION if borrows else VERSION, "kind": card.KIND, **asdict(card)}
     return json.dumps(document, indent=2, sort_keys=True).encode() + b"\n"

@@ -28,8 +28,9 @@ from paceline.drafter.session import Lane, Sessions, Terms
 from paceline.drafter.strategies.base import Context, Proposer, Sampling, ScopeBounds
 from paceline.drafter.strategies.suffix import Suffix
 from paceline.drafter.vocabulary.base import BridgeKind
+from paceline.drafter.vocabulary.borrowing import MAX_BORROWED, BorrowingBridge
 from paceline.drafter.vocabulary.choice import choose
-from paceline.drafter.vocabulary.cut import Cut, CutVocabulary
+from paceline.drafter.vocabulary.cut import Cut, CutBridge, CutVocabulary
 from paceline.drafter.vocabulary.store import BridgeStore
 from paceline.drafter.vocabulary.way import DraftVocabulary, Way
 from paceline.drafter.watch import NOBODY, Watch
@@ -175,9 +176,12 @@ def model_at_work(loaded: LoadedModel, growth: Growth, workload: Workload, revis
 
     def new_session(kind: BridgeKind, opening: Opening) -> Session:
         bridge, length = kind.begin(opening.tokens), len(opening.tokens)
+        size = min(vocabulary.size, model.vocab_size)
+        if needs is not None and needs.borrows and isinstance(bridge, CutBridge):
+            bridge, size = BorrowingBridge(bridge.kind, opening.tokens, needs.hidden_size), size + 1 + MAX_BORROWED
         reader = Reader(
             sampling=opening.sampling,
-            size=min(vocabulary.size, model.vocab_size),
+            size=size,
             width=workload.width,
             draws=growth.policy.draws,
             allowed=bridge.allowed,

@@ -19,7 +19,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from paceline.drafter.features import FeatureNeeds, Features, FeatureStretch
+from paceline.drafter.features import FeatureNeeds, Features, FeatureStretch, Floats, widened
 from paceline.drafter.growing import GrowingTree, Growth
 from paceline.drafter.live_tree import ROOT, LiveTree
 from paceline.drafter.models.base import KVCache, Logits, Rows
@@ -27,6 +27,7 @@ from paceline.drafter.reading import Reader
 from paceline.drafter.stopping.base import Times
 from paceline.drafter.strategies.base import Budget, Candidates
 from paceline.drafter.vocabulary.base import Bridge
+from paceline.drafter.vocabulary.borrowing import BorrowingBridge
 
 MAX_CHUNK = 256  # rows of a text run in one pass: other sessions wait for it
 
@@ -45,7 +46,7 @@ class FeatureSession:
         length: of the context in tokens.
         max_length: positions that the head has, counted from where its context begins. Of its rows the text takes three
             quarters, or the head's window: when it is longer, the head's context is the latest half of that, read anew.
-        needs: of the head.
+        needs: of the head; if it borrows, `bridge` is a `BorrowingBridge`.
     """
 
     lasting: ClassVar[bool] = False  # a commit shows better states than those that were thought ahead with
@@ -66,6 +67,8 @@ class FeatureSession:
         self._growing = GrowingTree(bridge, reader, growth)
         self._max_length = max_length
         self._most_rows = max(min(needs.window or max_length, 3 * max_length // 4), 1)
+        self._needs = needs
+        self._borrowing = bridge if isinstance(bridge, BorrowingBridge) else None
         self._states = FeatureStretch(needs.width, self._most_rows)
         self._start = 0  # position of the cache's first row
         self._num_cached = 0  # rows of the text, the cache's first
@@ -108,6 +111,8 @@ class FeatureSession:
 
     def tell(self, features: Features | None) -> None:
         """States of the text as it is; for commits, and for a session that another head was told of before."""
+        if features is not None and self._borrowing is not None:
+            self._borrowing.tell(features.first, widened(features.values[:, : self._needs.num_embedded]))
         if features is not None and not self._states.extend(features):
             self._begin(self._states.first + 1)
         if self.length - self._start > self._most_rows:
@@ -146,7 +151,8 @@ class FeatureSession:
             positions=np.arange(held, held + count),
             visible=np.tri(count, held + count, held, dtype=np.bool_),
             wanted=(count - 1,) if held + count == num_context else (),
-            features=self._states.at(first - 1, first - 1 + count),
+            features=self._states.at(first - 1, first - 1 + count)[:, self._needs.num_embedded :],
+            borrowed=self._borrowed,
         )
 
     def _tree_rows(self, nodes: Sequence[int]) -> Rows:
@@ -159,7 +165,12 @@ class FeatureSession:
             visible=growing.visible(nodes, self._num_cached, len(self._cache)),
             wanted=tuple(range(len(nodes))),
             above=np.array([last if node == ROOT else growing.tree.nodes[node].row for node in parents], np.int64),
+            borrowed=self._borrowed,
         )
+
+    @property
+    def _borrowed(self) -> Floats | None:
+        return None if self._borrowing is None else self._borrowing.embeddings
 
     def absorb(self, logits: Logits) -> None:
         """Takes the logits of the rows that `next_rows` gave; the cache holds those rows now."""

@@ -24,16 +24,24 @@ class FeatureNeeds:
         layers: of the target, as in Hello.
         hidden_size: of the target.
         window: positions at a prompt's end that it looks at; 0 is all.
+        borrows: the first of the layers is 0, whose states are not the head's to read: they are embeddings of tokens
+            that its vocabulary may lack.
     """
 
     layers: tuple[int, ...]
     hidden_size: int
     window: int = 0
+    borrows: bool = False
 
     @property
     def width(self) -> int:
         """Numbers at each position."""
         return len(self.layers) * self.hidden_size
+
+    @property
+    def num_embedded(self) -> int:
+        """Of these the first, which are a token's embedding."""
+        return self.hidden_size if self.borrows else 0
 
     def check(self, layers: tuple[int, ...], hidden_size: int) -> None:
         """Whether what a verifier will send will do. Raises UNUSABLE_REVISION."""
@@ -66,7 +74,7 @@ def needs_in_common(needs: Iterable[FeatureNeeds]) -> FeatureNeeds | None:
                 f"{_listed(first.layers)} of {first.hidden_size} as in the other; give each a process of its own",
             )
     window = 0 if any(not other.window for other in wanted) else max(other.window for other in wanted)
-    return FeatureNeeds(first.layers, first.hidden_size, window)
+    return FeatureNeeds(first.layers, first.hidden_size, window, first.borrows)
 
 
 def _listed(layers: Iterable[int]) -> str:
@@ -88,6 +96,10 @@ class Features:
 
 def is_finite(values: BFloat16) -> bool:
     return not bool(((values & EXPONENT) == EXPONENT).any())
+
+
+def widened(values: BFloat16) -> Floats:
+    return (values.astype(np.uint32) << 16).view(np.float32)
 
 
 class FeatureStretch:
@@ -140,5 +152,4 @@ class FeatureStretch:
     def at(self, first: int, end: int) -> Floats:
         """The states at positions [first, end), which must be here: [end - first, width]."""
         assert self.first <= first <= end <= self.end, "nothing is known there"
-        values = self._values[first - self.first : end - self.first]
-        return (values.astype(np.uint32) << 16).view(np.float32)
+        return widened(self._values[first - self.first : end - self.first])

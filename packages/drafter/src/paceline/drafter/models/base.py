@@ -36,6 +36,8 @@ class Rows:
         wanted: indices of rows whose logits are wanted.
         features: for a feature head, the target's state at the position before each row [n, width of features]; or
         above: the cached row before each, whose own hidden state stands in for what nobody knows yet [n].
+        borrowed: for a head that borrows, embeddings of tokens vocab_size + 1, … [K, width]; logits go on with
+            -inf for "any other token" and one for each of these.
     """
 
     cache: KVCache
@@ -45,6 +47,11 @@ class Rows:
     wanted: tuple[int, ...]
     features: Floats | None = None
     above: npt.NDArray[np.int64] | None = None
+    borrowed: Floats | None = None
+
+    @property
+    def num_borrowed(self) -> int:
+        return 0 if self.borrowed is None else len(self.borrowed)
 
 
 class LanguageModel(Protocol):

@@ -29,7 +29,7 @@ def check_batch(batch: Sequence[Rows], vocab_size: int, max_length: int) -> None
             )
         if not rows.visible.diagonal(total - count).all():
             raise PacelineError(Reason.MALFORMED, "a row doesn't see itself; each must", field="visible")
-        _check_within("tokens", rows.tokens, vocab_size)
+        _check_within("tokens", rows.tokens, vocab_size + rows.num_borrowed)
         _check_within("positions", rows.positions, max_length)
         if rows.wanted:
             _check_within("wanted", np.asarray(rows.wanted), count)

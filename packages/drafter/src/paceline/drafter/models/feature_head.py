@@ -15,9 +15,9 @@ import numpy.typing as npt
 import onnxruntime
 
 from paceline.drafter.features import FeatureNeeds, Floats
-from paceline.drafter.models.base import LoadedModel, Rows
+from paceline.drafter.models.base import LoadedModel, Logits, Rows
 from paceline.drafter.models.onnx_cache import Feed, OnnxCache, Past, apart
-from paceline.drafter.models.onnx_lm import OnnxLM, Shape, check_ends, graph_inputs, read_cut, run_graph
+from paceline.drafter.models.onnx_lm import Arrays, OnnxLM, Shape, check_ends, graph_inputs, read_cut, run_graph
 from paceline.drafter.models.onnx_session import give_memory_back, open_session, unusable
 from paceline.wire.errors import PacelineError, Reason, out_of_range
 from paceline.wire.model_card import FeatureHeadCard
@@ -57,12 +57,18 @@ class FeatureHead(OnnxLM):
         self, session: onnxruntime.InferenceSession, fuse: onnxruntime.InferenceSession, card: FeatureHeadCard
     ) -> None:
         super().__init__(session, card)
-        self.needs = FeatureNeeds(card.feature_layers, card.target_hidden_size, card.window)
+        layers = (0, *card.feature_layers) if card.borrows else card.feature_layers
+        self.needs = FeatureNeeds(layers, card.target_hidden_size, card.window, card.borrows)
         self._fuse = fuse
         self._width = card.width
         self._head_card = card
         self._takes = {**graph_inputs(card), "hidden": ("tensor(float)", 3)}
         self._gives.insert(1, "new_hidden")
+        self._num_new += 1
+        self._num_features = len(card.feature_layers) * card.target_hidden_size
+        if card.borrows:
+            self._takes["others"] = ("tensor(float)", 3)
+            self._gives.append("normed")
 
     def new_cache(self) -> FeatureCache:
         return FeatureCache(self._head_card)
@@ -74,7 +80,7 @@ class FeatureHead(OnnxLM):
     def _trial(self, cache: OnnxCache, position: int) -> Rows:
         """The first row is told by the target, the second by the first."""
         rows = super()._trial(cache, position)
-        told = np.zeros((1, self.needs.width), np.float32)
+        told = np.zeros((1, self._num_features), np.float32)
         features, above = (None, np.array([0])) if position else (told, None)
         return Rows(rows.cache, rows.tokens, rows.positions, rows.visible, rows.wanted, features, above)
 
@@ -82,8 +88,8 @@ class FeatureHead(OnnxLM):
         super()._check(batch)
         for rows in batch:
             count, told = len(rows.tokens), [part.shape for part in (rows.features, rows.above) if part is not None]
-            if told != [(count, self.needs.width) if rows.above is None else (count,)]:
-                message = f"each of {count} rows must come with {self.needs.width} features, or with a row above it"
+            if told != [(count, self._num_features) if rows.above is None else (count,)]:
+                message = f"each of {count} rows must come with {self._num_features} features, or with a row above it"
                 raise PacelineError(Reason.MALFORMED, message, field="features")
             if rows.above is not None and not 0 <= rows.above.min() <= rows.above.max() < len(rows.cache):
                 raise out_of_range("above", "a row that isn't there", f"below the {len(rows.cache)} that are cached")
@@ -96,7 +102,26 @@ class FeatureHead(OnnxLM):
             assert isinstance(cache, FeatureCache), "caches come from new_cache"
             told = next(fused) if rows.above is None else cache.states(rows.above)
             hidden[index, : len(told)] = told
-        return {**feed, "hidden": hidden}
+        feed = {**feed, "hidden": hidden}
+        return {**feed, "others": self._others(batch, hidden.shape)} if self.needs.borrows else feed
+
+    def _others(self, batch: Sequence[Rows], shape: Shape) -> Floats:
+        """Embeddings of borrowed tokens, where they are."""
+        others = np.zeros(shape, np.float32)
+        for index, rows in enumerate(batch):
+            places = np.flatnonzero(rows.tokens > self.vocab_size)
+            if len(places) and rows.borrowed is not None:
+                others[index, places] = rows.borrowed[rows.tokens[places] - self.vocab_size - 1]
+        return others
+
+    def _with_further(self, batch: Sequence[Rows], logits: list[Logits], further: Arrays) -> list[Logits]:
+        if not self.needs.borrows or not any(rows.num_borrowed for rows in batch):
+            return logits
+        normed = apart(further[0], [len(rows.wanted) for rows in batch])
+        return [
+            _beside(own, states, rows.borrowed) if rows.borrowed is not None and len(rows.borrowed) else own
+            for own, states, rows in zip(logits, normed, batch, strict=True)
+        ]
 
     def _fused(self, features: Sequence[Floats]) -> Sequence[Floats]:
         """[n, width of features] of several sessions -> [n, width]."""
@@ -108,7 +133,18 @@ class FeatureHead(OnnxLM):
 
     def _shapes(self, feed: Feed) -> list[Shape]:
         logits, *new = super()._shapes(feed)
-        return [logits, feed["hidden"].shape, *new]
+        normed = [(len(feed["wanted"]), self._width)] if self.needs.borrows else []
+        return [logits, feed["hidden"].shape, *new, *normed]
+
+
+def _beside(own: Logits, normed: Floats, borrowed: Floats) -> Logits:
+    """Logits by id: of the vocabulary, of what can't be proposed, and of what is borrowed."""
+    count, size = own.shape
+    both = np.empty((count, size + 1 + len(borrowed)), np.float32)
+    both[:, :size] = own
+    both[:, size] = -np.inf
+    np.matmul(normed, borrowed.T, out=both[:, size + 1 :])
+    return both
 
 
 def load_feature_head(folder: Path, *, threads: int = 1, provider: str = "auto") -> LoadedModel:

@@ -46,6 +46,7 @@ class OnnxLM:
         self._card = card
         self._takes = graph_inputs(card)
         self._gives = output_names(card.num_layers)
+        self._num_new = len(self._gives) - 1  # outputs that the cache takes, in front of others
 
     def new_cache(self) -> OnnxCache:
         return OnnxCache(self._card)
@@ -79,9 +80,14 @@ class OnnxLM:
         assert len(own) == len(batch), "caches come from new_cache"
         feed = self._feed(batch, own)
         logits, *new = run_graph(self._session, self._gives, feed, self._shapes(feed))
+        further, new = new[self._num_new :], new[: self._num_new]
         for index, (rows, cache) in enumerate(zip(batch, own, strict=True)):
             cache.extend([part[index, : len(rows.tokens)] for part in new])
-        return apart(logits, [len(rows.wanted) for rows in batch])
+        return self._with_further(batch, apart(logits, [len(rows.wanted) for rows in batch]), further)
+
+    def _with_further(self, batch: Sequence[Rows], logits: list[Logits], further: Arrays) -> list[Logits]:
+        """Logits with what follows from outputs behind those that the cache takes."""
+        return logits
 
     def _feed(self, batch: Sequence[Rows], caches: Sequence[OnnxCache]) -> Feed:
         return feed_of(batch, caches, self._card.num_layers)

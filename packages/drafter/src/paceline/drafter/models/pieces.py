@@ -36,7 +36,7 @@ def score_in_pieces(run: Run, batch: Sequence[Rows], most: int) -> list[Logits]:
             rows.cache.keep(range(length))
         raise
     return [
-        np.array([each[row] for row in rows.wanted], np.float32).reshape(len(rows.wanted), width)
+        np.stack([each[row] for row in rows.wanted]) if rows.wanted else np.zeros((0, width), np.float32)
         for rows, each in zip(batch, found, strict=True)
     ]
 
@@ -55,4 +55,5 @@ def _piece(rows: Rows, past: int, start: int, size: int) -> Rows:
         wanted=tuple(row - start for row in rows.wanted if start <= row < end),
         features=rows.features[start:end] if rows.features is not None else None,
         above=rows.above[start:end] if rows.above is not None else None,
+        borrowed=rows.borrowed,
     )

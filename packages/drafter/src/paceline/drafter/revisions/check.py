@@ -75,7 +75,8 @@ def check_successor(new: Revision, old: Revision | None, kinds: Collection[str],
 def _kind(card: LanguageModelCard) -> str:
     cut = ", cut vocabulary" if card.cut_vocabulary else ""
     if isinstance(card, FeatureHeadCard):  # what its verifiers were asked for when streams began
-        return f"{card.KIND}{cut}, layers {card.feature_layers} of {card.target_hidden_size}"
+        borrows = ", borrowing" if card.borrows else ""
+        return f"{card.KIND}{cut}{borrows}, layers {card.feature_layers} of {card.target_hidden_size}"
     return f"{card.KIND}{cut}"
 
 

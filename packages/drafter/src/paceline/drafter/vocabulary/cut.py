@@ -84,7 +84,7 @@ class CutBridge:
     """One session: a position of the draft's is a position of the target's."""
 
     def __init__(self, kind: Cut, tokens: Sequence[int]) -> None:
-        self._kind = kind
+        self.kind = kind
         self._tokens: list[int] = []
         self.context: Sequence[int] = self._tokens
         self.allowed: npt.NDArray[np.bool_] | None = None
@@ -92,10 +92,10 @@ class CutBridge:
         self.observe(tokens)
 
     def observe(self, tokens: Sequence[int]) -> None:
-        self._tokens.extend(self._kind.draft_ids[list(tokens)].tolist())
+        self._tokens.extend(self.kind.draft_ids[list(tokens)].tolist())
 
     def translate(self, tree: LiveTree, selected: Sequence[int]) -> Candidates:
-        return token_by_token(tree, selected, self._kind.target_ids)
+        return token_by_token(tree, selected, self.kind.target_ids)
 
 
 def _other_target(field: str, value: object, limit: str) -> PacelineError:

@@ -14,6 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from paceline.trainer.training.precision import has_bfloat16
 from paceline.wire.errors import PacelineError, Reason
 from paceline.wire.settings import StartupError
 from paceline.wire.tokenizer_files import tokenizer_files
@@ -79,6 +80,17 @@ class Target:
         weight: torch.Tensor = self.model.get_output_embeddings().weight
         return weight
 
+    @property
+    def is_tied(self) -> bool:
+        """Whether what the first layer is given of a token is its row of the output matrix, too, to the bit."""
+        embedding, head = self.embedding, self.head
+        if embedding.shape != head.shape or not (embedding.data_ptr() == head.data_ptr() or embedding.equal(head)):
+            return False
+        ids = torch.arange(min(4, self.vocab_size))[None]
+        with torch.inference_mode(), self.features((0,)) as states:
+            self.final(ids)
+        return bool(states[0][0].equal(embedding[ids[0]]))
+
     def chat_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Tokens of a conversation, ready for the answer, as the verifier makes them.
 
@@ -141,9 +153,9 @@ class Target:
         """[n, vocab_size] float32 for [n, hidden_size] of `final`."""
         config = self.model.config.get_text_config()
         logits = self.model.get_output_embeddings()(final).float()
-        logits = (
-            logits * (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
-        )
+        scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+        if scale != 1.0:  # else each of 49,152 numbers would be read and written for nothing
+            logits = logits * scale
         cap = getattr(config, "final_logit_softcapping", None)
         return torch.tanh(logits / cap) * cap if cap else logits
 
@@ -165,7 +177,7 @@ def load_target(name: str, dtype: str = "auto", threads: int = 0) -> Target:
     if threads:
         torch.set_num_threads(threads)
     tokenizer, model = _from_pretrained(name, torch.float32 if dtype == "float32" else torch.bfloat16)
-    if dtype == "auto" and not has_bfloat16():
+    if dtype == "auto" and not has_bfloat16(torch.device("cpu")):
         for parameter in model.parameters():  # model.float() refuses what came from a GGUF file
             parameter.data = parameter.data.float()
     config = model.config.get_text_config()
@@ -233,11 +245,6 @@ def eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     if tokenizer.eos_token_id is not None:
         ids.append(tokenizer.eos_token_id)
     return frozenset(ids)
-
-
-def has_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 itself."""
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 @torch.inference_mode()

@@ -91,14 +91,16 @@ def scores(queries: Tensor, keys: Tensor, visible: Tensor) -> Tensor:
     """[B, num_kv_heads, group, Q, K], -inf where not visible; arguments as of `attend`."""
     batch, rows, heads, dim = queries.shape
     groups = queries.reshape(batch, rows, keys.shape[2], heads // keys.shape[2], dim).permute(0, 2, 3, 1, 4)
-    products = groups @ keys.permute(0, 2, 3, 1)[:, :, None] * dim**-0.5
-    return products.masked_fill(~visible[:, None, None], float("-inf"))
+    # A group's rows one below the other: keys would be copied for each of them otherwise.
+    products = (groups.flatten(2, 3) * dim**-0.5) @ keys.permute(0, 2, 3, 1)
+    return products.unflatten(2, (-1, rows)).masked_fill(~visible[:, None, None], float("-inf"))
 
 
 def weighted(weights: Tensor, values: Tensor) -> Tensor:
     """Sums [B, Q, num_heads, head_dim] of values [B, K, num_kv_heads, head_dim] by weights shaped as `scores`."""
-    sums = weights @ values.permute(0, 2, 1, 3)[:, :, None]
-    batch, kv_heads, group, rows, dim = sums.shape
+    batch, kv_heads, group, rows, _ = weights.shape
+    sums = (weights.flatten(2, 3) @ values.permute(0, 2, 1, 3)).unflatten(2, (group, rows))
+    dim = sums.shape[-1]
     return sums.permute(0, 3, 1, 2, 4).reshape(batch, rows, kv_heads * group, dim)
 
 

@@ -32,10 +32,12 @@ class Probe:
         input_ids: int64 [B, T].
         features: of a feature head, float32 [B, T, len(feature_layers) * target_hidden_size]; the target's state before
             each token.
+        others: of one that borrows, embeddings of tokens above its vocabulary [B, T, width]; None: there are none.
     """
 
     input_ids: Array
     features: Array | None = None
+    others: Array | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ def compare(card: LanguageModelCard, module: nn.Module, graphs: Mapping[str, byt
     if probe.features is not None:
         flat = probe.features.reshape(-1, probe.features.shape[-1])
         hidden = _run(sessions[FUSE], ["hidden"], {"features": flat})[0].reshape(*probe.input_ids.shape, -1)
-    found = _graph_logits(card, sessions[GRAPH], probe.input_ids, hidden)
+    found = _graph_logits(card, sessions[GRAPH], probe, hidden)
     wanted = _module_logits(module, probe)
     return Compared(
         float((found.argmax(-1) == wanted.argmax(-1)).mean()),
@@ -111,9 +113,13 @@ def _saturates() -> bool:
     return not bool((sums == 64 * 255 * LEVELS).all())
 
 
-def _graph_logits(card: LanguageModelCard, session: Any, ids: Array, hidden: Array | None) -> Array:
+def _graph_logits(card: LanguageModelCard, session: Any, probe: Probe, hidden: Array | None) -> Array:
     """Each text in two passes, the second on top of the first's keys and values."""
+    ids = probe.input_ids
     batch, length = ids.shape
+    others = probe.others
+    if others is None and isinstance(card, FeatureHeadCard):
+        others = np.zeros((batch, length, card.width), np.float32)
     names = [f"{part}_{layer}" for layer in range(card.num_layers) for part in ("key", "value")]
     dims = (card.key_dim, card.value_dim) * card.num_layers
     past = [np.zeros((batch, 0, card.num_kv_heads, dim), np.float32) for dim in dims]
@@ -131,6 +137,8 @@ def _graph_logits(card: LanguageModelCard, session: Any, ids: Array, hidden: Arr
         }
         if hidden is not None:
             feed["hidden"] = hidden[:, begin:end]
+        if isinstance(card, FeatureHeadCard) and card.borrows and others is not None:
+            feed["others"] = others[:, begin:end]
         found, *new = _run(session, ["logits", *(f"new_{name}" for name in names)], feed)
         past = [np.concatenate(both, axis=1) for both in zip(past, new, strict=True)]
         logits.append(found.reshape(batch, rows, -1))
@@ -151,7 +159,8 @@ def _module_logits(module: nn.Module, probe: Probe) -> Array:
         block = module.shape.block
         past = torch.zeros(batch, 0, block.num_kv_heads, block.head_dim)
         hidden = module.fuse(torch.from_numpy(probe.features))
-        logits = module(ids, positions, visible, hidden, past, past)[0]
+        others = None if probe.others is None else torch.from_numpy(probe.others)
+        logits = module(ids, positions, visible, hidden, past, past, others)[0]
     return logits.numpy()
 
 

@@ -63,14 +63,24 @@ class FeatureHead(nn.Module):
         layers = features.unflatten(-1, (self.shape.num_features, self.shape.target_hidden_size))
         return scaled(layers, self.shape.block.norm_epsilon).flatten(-2)
 
-    def enter(self, input_ids: Tensor, hidden: Tensor) -> Tensor:
-        """What the block reads: tokens [...] beside the hidden states [..., width] of the rows before them."""
-        embedded = self.embedding_norm(self.embed_tokens(input_ids))
-        return cast(Tensor, self.mix_proj(torch.cat((embedded, self.hidden_norm(hidden)), dim=-1)))
+    def enter(self, input_ids: Tensor, hidden: Tensor, others: Tensor | None = None) -> Tensor:
+        """What the block reads: tokens [...] beside the hidden states [..., width] of the rows before them.
+
+        others: embeddings [..., width] of tokens whose ids are above vocab_size.
+        """
+        last = self.shape.vocab_size
+        embedded = self.embed_tokens(input_ids.clamp(max=last))
+        if others is not None:
+            embedded = torch.where((input_ids > last)[..., None], others, embedded)
+        return cast(Tensor, self.mix_proj(torch.cat((self.embedding_norm(embedded), self.hidden_norm(hidden)), dim=-1)))
+
+    def normed(self, hidden: Tensor) -> Tensor:
+        """What is multiplied by embeddings to have logits."""
+        return cast(Tensor, self.norm(hidden))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., vocab_size], of what comes after rows with these outputs [..., width]."""
-        return nn.functional.linear(self.norm(hidden), self.embed_tokens.weight[: self.shape.vocab_size])
+        return nn.functional.linear(self.normed(hidden), self.embed_tokens.weight[: self.shape.vocab_size])
 
     def rope(self, position_ids: Tensor) -> Rope:
         return rope_of(position_ids, self.shape.block.head_dim, self.shape.block.rope_theta)
@@ -83,6 +93,7 @@ class FeatureHead(nn.Module):
         hidden: Tensor,
         past_keys: Tensor,
         past_values: Tensor,
+        others: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """New rows on top of cached ones; what goes in and comes out is said in `paceline.wire.model_card`.
 
@@ -90,5 +101,5 @@ class FeatureHead(nn.Module):
             Logits [B, Q, vocab_size], new_hidden [B, Q, width], new keys and values [B, Q, num_kv_heads, head_dim].
         """
         attention = attending(past_keys, past_values, visible)
-        new_hidden, keys, values = self.block(self.enter(input_ids, hidden), self.rope(position_ids), attention)
+        new_hidden, keys, values = self.block(self.enter(input_ids, hidden, others), self.rope(position_ids), attention)
         return self.logits(new_hidden), new_hidden, keys, values

@@ -41,7 +41,13 @@ def decoder_card(shape: DecoderShape, *, quantization: str) -> LanguageModelCard
 
 
 def feature_head_card(
-    shape: FeatureHeadShape, *, feature_layers: tuple[int, ...], max_length: int, window: int, quantization: str
+    shape: FeatureHeadShape,
+    *,
+    feature_layers: tuple[int, ...],
+    max_length: int,
+    window: int,
+    quantization: str,
+    borrows: bool = False,
 ) -> FeatureHeadCard:
     """What is to know of a feature head."""
     return FeatureHeadCard(
@@ -57,13 +63,14 @@ def feature_head_card(
         target_hidden_size=shape.target_hidden_size,
         feature_layers=feature_layers,
         window=window,
+        borrows=borrows,
     )
 
 
 def decoder_graph(card: LanguageModelCard, shape: DecoderShape, weights: Weights) -> bytes:
     """model.onnx of a `Decoder`."""
     graph = _Graph(card, shape.block, weights)
-    stream = graph.products.looked_up("input_ids", EMBEDDING, weights[EMBEDDING])
+    stream = graph.looked_up("input_ids")
     new = []
     for layer in range(shape.num_layers):
         stream, key, value = graph.block(stream, f"layers.{layer}", layer)
@@ -78,13 +85,16 @@ def feature_head_graph(card: FeatureHeadCard, shape: FeatureHeadShape, weights: 
     graph = _Graph(card, shape.block, weights)
     rows: tuple[int | str, ...] = ("B", "Q", card.width)
     hidden = graph.nodes.input("hidden", TensorProto.FLOAT, rows)
-    embedded = graph.products.looked_up("input_ids", EMBEDDING, weights[EMBEDDING])
+    embedded = graph.embedded(rows) if card.borrows else graph.looked_up("input_ids")
     beside = (graph.writer.norm(embedded, "embedding_norm"), graph.writer.norm(hidden, "hidden_norm"))
     mixed = graph.writer.product(graph.nodes.op("Concat", *beside, axis=-1), "mix_proj")
     new_hidden, key, value = graph.block(mixed, "block", 0)
-    graph.logits(graph.wanted(new_hidden), EMBEDDING)
+    normed = graph.wanted(new_hidden)
+    graph.logits(normed, EMBEDDING)
     graph.nodes.output("new_hidden", new_hidden, TensorProto.FLOAT, rows)
     graph.cache([key, value])
+    if card.borrows:
+        graph.nodes.output("normed", normed, TensorProto.FLOAT, ("W", card.width))
     return graph.nodes.content({METADATA: shape_json(shape)})
 
 
@@ -124,6 +134,19 @@ class _Graph:
         ]
         angles = rotary(card.max_length, shape.head_dim, shape.rope_theta)
         self._step: Step = write_step(nodes, "position_ids", "visible", self._past[0], angles)
+
+    def looked_up(self, ids: str) -> str:
+        """Embeddings of these ids."""
+        return self.products.looked_up(ids, EMBEDDING, self.writer.weights[EMBEDDING])
+
+    def embedded(self, rows: tuple[int | str, ...]) -> str:
+        """Embeddings of the input's ids; those above vocab_size are told from outside."""
+        nodes = self.nodes
+        others = nodes.input("others", TensorProto.FLOAT, rows)
+        last = nodes.constant(self._card.vocab_size, np.int64)
+        own = self.looked_up(nodes.op("Min", "input_ids", last))
+        borrowed = nodes.op("Unsqueeze", nodes.op("Greater", "input_ids", last), nodes.constant([-1], np.int64))
+        return nodes.op("Where", borrowed, others, own)
 
     def block(self, stream: str, name: str, layer: int) -> tuple[str, str, str]:
         past_key, past_value = self._past[2 * layer : 2 * layer + 2]

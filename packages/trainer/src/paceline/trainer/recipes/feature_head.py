@@ -19,7 +19,7 @@ from paceline.trainer.data.prompts import is_held_out
 from paceline.trainer.data.rows import Reading
 from paceline.trainer.data.target import Target
 from paceline.trainer.models.comparison import Probe
-from paceline.trainer.models.feature_head import FeatureHead
+from paceline.trainer.models.feature_head import FeatureHead, FeatureHeadShape
 from paceline.trainer.models.graph import feature_head_card
 from paceline.trainer.models.revision import Written, read_module, read_vocabulary, write_revision
 from paceline.trainer.recipes.base import Readings
@@ -32,6 +32,7 @@ from paceline.trainer.recipes.head_start import (
     start_head,
 )
 from paceline.trainer.recipes.simulate import TreeShape, acceptance, draft, tokens_per_step
+from paceline.trainer.training.borrowing import borrow, side_by_side
 from paceline.trainer.training.head_task import HeadObjective, HeadTask, HeadText
 from paceline.trainer.training.loop import LoopSettings, Trained
 from paceline.trainer.training.loop import train as fit
@@ -90,6 +91,7 @@ class Made:
         layers: of the target, whose features it takes.
         window: positions that it has looked at at most.
         held_out: texts that it was not trained on.
+        borrows: what its vocabulary lacks it takes from the text.
     """
 
     head: FeatureHead
@@ -98,6 +100,7 @@ class Made:
     window: int
     held_out: Sequence[HeadText]
     trained: Trained
+    borrows: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +160,7 @@ def train(
     vocabulary = (
         parent.vocabulary if parent else common_tokens((row.answer for row in readings), target, size.vocab_size)
     )
-    learnt, held_out = split_texts(readings, vocabulary, target.vocab_size, recipe.held_out)
+    learnt, held_out = split_texts(readings, vocabulary, target, recipe.held_out)
     if not learnt or not held_out:
         raise out_of_range("answers", len(learnt), f"more: {recipe.held_out:.0%} of them are held out")
     if parent:
@@ -174,30 +177,34 @@ def train(
 
     trained = fit(head, task, recipe.loop, folder, accelerator=accelerator, watch=watch)
     window = max(len(text.ids) for text in learnt)
-    return Made(head, vocabulary, layers, window, held_out, trained)
+    return Made(head, vocabulary, layers, window, held_out, trained, learnt[0].borrowed is not None)
 
 
 def split_texts(
-    readings: Iterable[Reading], vocabulary: Vocabulary, target_vocab_size: int, held_out: float
+    readings: Iterable[Reading], vocabulary: Vocabulary, target: Target, held_out: float
 ) -> tuple[list[HeadText], list[HeadText]]:
     """Texts to learn from and texts to measure on, as a head sees them; answers without a place to draft at are left
     out."""
-    own = np.full(target_vocab_size, len(vocabulary), np.int64)
+    own = np.full(target.vocab_size, len(vocabulary), np.int64)
     own[vocabulary] = np.arange(len(vocabulary))
+    embedding = target.embedding.float() if target.is_tied else None
     learnt: list[HeadText] = []
     kept: list[HeadText] = []
     for reading in readings:
-        text = _text(reading, own)
+        text = _text(reading, own, len(vocabulary), embedding)
         if text.answer >= 2 and len(text.starts):
             (kept if is_held_out(reading.answer.id, held_out) else learnt).append(text)
     return learnt, kept
 
 
-def _text(reading: Reading, own: npt.NDArray[np.int64]) -> HeadText:
+def _text(reading: Reading, own: npt.NDArray[np.int64], vocab_size: int, embedding: torch.Tensor | None) -> HeadText:
     answer, first = reading.answer, reading.first
-    ids = np.concatenate((answer.prompt_ids, answer.answer_ids))[first:]
+    target_ids = np.concatenate((answer.prompt_ids, answer.answer_ids))[first:]
+    ids, borrowed = own[target_ids], None
+    if embedding is not None:
+        ids, borrowed = borrow(target_ids.astype(np.int64), ids, vocab_size, embedding)
     features = torch.from_numpy(reading.features).view(torch.bfloat16).flatten(1)
-    return HeadText(torch.from_numpy(own[ids]), first, features, len(answer.prompt_ids) - first)
+    return HeadText(torch.from_numpy(ids), first, features, len(answer.prompt_ids) - first, borrowed)
 
 
 def evaluate(head: FeatureHead, texts: Sequence[HeadText], depth: int, shape: TreeShape | None = None) -> Evaluation:
@@ -223,6 +230,7 @@ def publish(made: Made, target: Target, manifest: trainer_pb2.RevisionManifest, 
         max_length=target.context_length,
         window=made.window,
         quantization="int8",
+        borrows=made.borrows,
     )
     stamped = trainer_pb2.RevisionManifest()
     stamped.CopyFrom(manifest)
@@ -230,13 +238,17 @@ def publish(made: Made, target: Target, manifest: trainer_pb2.RevisionManifest, 
     for metric, value in evaluate(made.head, made.held_out, depth).metrics().items():
         stamped.metrics[metric] = value
     vocabulary = made.vocabulary.tolist()
-    return write_revision(out, made.head, card, vocabulary, stamped, weights="bfloat16", probe=probe(made.held_out))
+    return write_revision(
+        out, made.head, card, vocabulary, stamped, weights="bfloat16", probe=probe(made.held_out, made.head.shape)
+    )
 
 
-def probe(texts: Sequence[HeadText]) -> Probe:
+def probe(texts: Sequence[HeadText], shape: FeatureHeadShape) -> Probe:
     """Real text to compare the graph on: the ends of a few texts."""
     longest = sorted(texts, key=lambda text: -len(text.ids))[:PROBE_TEXTS]
     length = min(PROBE_LENGTH, len(longest[-1].ids) - 1)
     ids = torch.stack([text.ids[-length:] for text in longest])
     features = torch.stack([text.features[-length - 1 : -1] for text in longest])
-    return Probe(ids.numpy(), features.float().numpy())
+    others = side_by_side([text.borrowed for text in longest], shape.block.width).read(ids, shape.vocab_size)
+    told = None if others is None else others.numpy()
+    return Probe(ids.numpy(), features.float().numpy(), told)

@@ -48,12 +48,13 @@ class FeatureHeadRecipe:
             max_length=min(making.max_length, job.target.context_length),
             window=made.window,
             quantization="int8",
+            borrows=made.borrows,
         )
         return Made(
             module=made.head,
             card=card,
             vocabulary=made.vocabulary.tolist(),
-            probe=probe(made.held_out),
+            probe=probe(made.held_out, made.head.shape),
             metrics={**judged, "acceptance": judged["acceptance_1"]},
             summary=f"a head of {card.width} on layers {made.layers}, {card.vocab_size} of the target's tokens",
         )
@@ -78,6 +79,7 @@ class FeatureHeadRecipe:
                 rule=RULE,
                 warmup_steps=max(1, min(50, num_steps // 10)),
                 ema_decay=0.99,
+                precision="auto",
                 checkpoint_every=CHECKPOINT_EVERY,
             ),
             held_out=making.held_out,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from paceline.trainer.models.feature_head import FeatureHead
+from paceline.trainer.training.borrowing import Borrowed, joined, side_by_side
 from paceline.trainer.training.head_task import HeadText
 from paceline.trainer.training.unroll import Texts, unroll
 
@@ -115,7 +116,7 @@ def acceptance(head: FeatureHead, texts: Sequence[HeadText], depth: int) -> tupl
     places of the texts. Counts tokens that aren't in its vocabulary as wrong; 0 where nothing gets that far."""
     tried, right = torch.zeros(depth), torch.zeros(depth)
     for text in texts:
-        rows = _rows(head, text)
+        rows, borrowed = _rows(head, text)
         starts = rows.starts
         alive = torch.ones_like(starts, dtype=torch.bool)
         for step, hidden in enumerate(unroll(head, rows, depth)):
@@ -123,16 +124,20 @@ def acceptance(head: FeatureHead, texts: Sequence[HeadText], depth: int) -> tupl
             alive = alive & (at < len(text.ids) - 2)
             next_ids = text.ids[(at + 2).clamp(max=len(text.ids) - 1)]
             tried[step] += alive.sum()
-            alive = alive & (head.logits(hidden).argmax(-1) == next_ids)
+            best = joined(head.logits(hidden), borrowed.logits(head.normed(hidden)), borrowed.known(starts)).argmax(-1)
+            alive = alive & (best == next_ids)
             right[step] += alive.sum()
     return tuple((right / tried.clamp(min=1)).tolist())
 
 
-def _rows(head: FeatureHead, text: HeadText) -> Texts:
-    """A text on its own, with drafts at all its starts."""
+def _rows(head: FeatureHead, text: HeadText) -> tuple[Texts, Borrowed]:
+    """A text on its own, with drafts at all its starts, and what it has beyond the vocabulary."""
     places = torch.arange(len(text.ids) - 1)[None]
     features = text.features[None, :-1].to(head.norm.weight.dtype)
-    return Texts(text.ids[None, 1:], text.first + 1 + places, features, torch.tensor(text.starts)[None])
+    borrowed = side_by_side([text.borrowed], head.shape.block.width)
+    read = borrowed.read(text.ids[None, 1:], head.shape.vocab_size)
+    starts = torch.tensor(text.starts)[None]
+    return Texts(text.ids[None, 1:], text.first + 1 + places, features, starts, read), borrowed
 
 
 class _Drafting:
@@ -140,9 +145,10 @@ class _Drafting:
 
     def __init__(self, head: FeatureHead, text: HeadText, shape: TreeShape) -> None:
         self._head, self._shape = head, shape
-        self._texts = _rows(head, text)
+        self._texts, self._borrowed = _rows(head, text)
         self._starts = self._texts.starts[0]
-        stream = head.enter(self._texts.input_ids, head.fuse(self._texts.features))
+        self._known = self._borrowed.known(self._texts.starts)[0]  # [S, K]
+        stream = head.enter(self._texts.input_ids, head.fuse(self._texts.features), self._texts.others)
         keys, values = head.block.keys_values(stream, head.rope(self._texts.position_ids))
         self._keys, self._values = (part.expand(len(self._starts), -1, -1, -1) for part in (keys, values))
         self._in_text = torch.arange(stream.shape[1]) <= self._starts[:, None]
@@ -184,14 +190,19 @@ class _Drafting:
                     above[index, row] = self._hidden[index, rows[path[1]]]
         positions = self._texts.position_ids[0, self._starts][:, None] + depths
         sees = torch.cat((self._in_text[:, None].expand(-1, width, -1), visible), dim=-1)
-        _, hidden, keys, values = self._head(ids, positions, sees, above, self._keys, self._values)
+        others = self._borrowed.read(ids.view(1, -1), self._head.shape.vocab_size)
+        others = None if others is None else others.view(*size, -1)
+        _, hidden, keys, values = self._head(ids, positions, sees, above, self._keys, self._values, others)
         self._keys, self._values = torch.cat((self._keys, keys), 1), torch.cat((self._values, values), 1)
         self._hidden = torch.cat((self._hidden, hidden), 1)
         self._branch(hidden, chosen)
 
     def _branch(self, hidden: Tensor, nodes: list[list[int]]) -> None:
         """Adds the likeliest successors of nodes with these outputs [S, rows, width]."""
-        best = self._head.logits(hidden).softmax(-1).topk(min(self._shape.branches, self._head.shape.vocab_size))
+        head, known = self._head, self._known[:, None].expand(-1, hidden.shape[1], -1)
+        others = self._borrowed.logits(head.normed(hidden).flatten(0, 1)[None])[0].unflatten(0, hidden.shape[:2])
+        logits = joined(head.logits(hidden), others, known)
+        best = logits.softmax(-1).topk(min(self._shape.branches, head.shape.vocab_size))
         tokens, confidence = best.indices.tolist(), best.values.tolist()
         for index, parents in enumerate(nodes):
             for row, parent in enumerate(parents):

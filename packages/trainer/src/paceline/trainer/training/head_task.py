@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from paceline.trainer.models.block import scaled
-from paceline.trainer.models.feature_head import FeatureHead
+from paceline.trainer.models.feature_head import FeatureHead, FeatureHeadShape
+from paceline.trainer.training.borrowing import Borrowed, side_by_side
+from paceline.trainer.training.cut_loss import Side, cut_loss
 from paceline.trainer.training.loop import Loss
-from paceline.trainer.training.unroll import Texts, unroll
+from paceline.trainer.training.unroll import Texts, rows_at, unroll
 
 SORTED_TOGETHER = 16  # batches whose texts are sorted by length, so that little is padding
 
@@ -29,12 +31,14 @@ class HeadText:
         first: position of ids[0].
         features: [n, num_features * target_hidden_size] bfloat16.
         answer: index of the answer's first token, at least 2: the row before it needs features before it.
+        borrowed: tokens of ids above vocab_size; None if the head borrows none.
     """
 
     ids: Tensor
     first: int
     features: Tensor
     answer: int
+    borrowed: Borrowed | None = None
 
     @property
     def starts(self) -> range:
@@ -56,10 +60,15 @@ class Teacher(nn.Module):
         self.epsilon = epsilon
 
     @torch.no_grad()
-    def forward(self, features: Tensor) -> Tensor:
-        """[..., vocab_size] from features whose last layer is the target's last."""
+    def normed(self, features: Tensor) -> Tensor:
+        """What is multiplied by embeddings to have logits, from features whose last layer is the target's last."""
         last = features[..., -self.norm.shape[0] :].to(self.weight.dtype)
-        return nn.functional.linear(scaled(last, self.epsilon) * self.norm, self.weight)
+        return scaled(last, self.epsilon) * self.norm
+
+    @torch.no_grad()
+    def forward(self, features: Tensor) -> Tensor:
+        """[..., vocab_size]."""
+        return nn.functional.linear(self.normed(features), self.weight)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,26 +131,22 @@ class HeadTask:
 
     def loss(self, examples: Sequence[Drafts]) -> Loss:
         """Cross-entropy to the target, over those rows of drafts that serving could get to: all tokens of the draft,
-        and the one that comes next, are in the head's vocabulary."""
+        and the one that comes next, are in the head's vocabulary, or were known where the draft began."""
         head, objective = self._head, self._objective
-        texts, next_ids, states = _padded(examples, head.shape.vocab_size)
-        known = next_ids < head.shape.vocab_size
+        texts, next_ids, states, borrowed = _padded(examples, head.shape)
+        known = borrowed.known(texts.starts)
+        since = borrowed.since_of(next_ids, head.shape.vocab_size)
         alive = pad_sequence([drafts.starts >= 0 for drafts in examples], batch_first=True)
-        visits = []
-        wanted = torch.zeros_like(known)
-        depth = examples[0].depth
-        for step in range(depth):
-            at = (texts.starts + step).clamp(max=known.shape[1] - 1)
-            alive = alive & known.gather(1, at)
-            visits.append((at, alive))
-            wanted[alive.nonzero(as_tuple=True)[0], at[alive]] = True
-        goals = self._goals(states[wanted], next_ids[wanted])
-        goal_of = (wanted.flatten().cumsum(0) - 1).view_as(wanted)
+        taught = self._teacher.normed(states)
         total, weight = next_ids.new_zeros((), dtype=torch.float32), 0.0
-        for step, ((at, alive), hidden) in enumerate(zip(visits, unroll(head, texts, depth), strict=True)):
-            log_probs = head.logits(hidden[alive]).log_softmax(-1)
+        for step, hidden in enumerate(unroll(head, texts, examples[0].depth)):
+            at = (texts.starts + step).clamp(max=next_ids.shape[1] - 1)
+            alive = alive & (since.gather(1, at) <= texts.starts)
+            each = torch.arange(len(at))[:, None].expand_as(at)[alive], at[alive]
+            own = _side(head.normed(hidden), head.embed_tokens.weight[:-1], borrowed, known, alive)
+            goal = _side(rows_at(taught, at), self._teacher.weight, borrowed, known, alive)
             share = objective.depth_weight**step
-            total = total - share * (goals[goal_of.gather(1, at)[alive]] * log_probs).sum()
+            total = total + share * cut_loss(own, goal, next_ids[each], objective.greedy_share)
             weight += share * int(alive.sum())
         return Loss(total, weight)
 
@@ -162,11 +167,11 @@ class HeadTask:
         starts = chance.permutation(text.starts)[: math.ceil(share * len(text.starts))]
         return Drafts(text, torch.from_numpy(np.sort(starts)), depth)
 
-    def _goals(self, states: Tensor, next_ids: Tensor) -> Tensor:
-        """What is to be learnt for rows with these features after them: distributions [n, vocab_size]."""
-        share = self._objective.greedy_share
-        goals = (1 - share) * self._teacher(states).softmax(-1)
-        return goals.scatter_add_(1, next_ids[:, None], torch.full_like(goals[:, :1], share))
+
+def _side(normed: Tensor, weight: Tensor, borrowed: Borrowed, known: Tensor, alive: Tensor) -> Side:
+    """Of those rows [B, S, width] that are alive."""
+    logits = borrowed.logits(normed).masked_fill(~known, -torch.inf)
+    return Side(normed[alive], weight, logits[alive])
 
 
 def batches(sizes: npt.NDArray[np.int64], batch_size: int, chance: np.random.Generator) -> list[list[int]]:
@@ -180,12 +185,16 @@ def batches(sizes: npt.NDArray[np.int64], batch_size: int, chance: np.random.Gen
     return [found[place] for place in chance.permutation(len(found))]
 
 
-def _padded(examples: Sequence[Drafts], other: int) -> tuple[Texts, Tensor, Tensor]:
-    """Rows of the examples; each row's next token [B, T]; and the target's features at, not before, each row."""
+def _padded(examples: Sequence[Drafts], shape: FeatureHeadShape) -> tuple[Texts, Tensor, Tensor, Borrowed]:
+    """Rows of the examples; each row's next token [B, T]; the target's features at, not before, each row; and what the
+    texts have beyond the vocabulary."""
+    other = shape.vocab_size
     ids = pad_sequence([drafts.text.ids for drafts in examples], batch_first=True, padding_value=other)
     features = pad_sequence([drafts.text.features for drafts in examples], batch_first=True).float()
     starts = pad_sequence([drafts.starts for drafts in examples], batch_first=True)
     first = torch.tensor([[drafts.text.first + 1] for drafts in examples])
     rows = torch.arange(ids.shape[1] - 1)
     next_ids = nn.functional.pad(ids[:, 2:], (0, 1), value=other)
-    return Texts(ids[:, 1:], first + rows, features[:, :-1], starts), next_ids, features[:, 1:]
+    borrowed = side_by_side([drafts.text.borrowed for drafts in examples], shape.block.width)
+    read = borrowed.read(ids[:, 1:], other)
+    return Texts(ids[:, 1:], first + rows, features[:, :-1], starts, read), next_ids, features[:, 1:], borrowed

@@ -19,6 +19,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from paceline.trainer.training.optimizer import Optimizer
+from paceline.trainer.training.precision import products_in
 from paceline.trainer.training.showing import step_bar
 from paceline.trainer.training.state import Progress, clean, load_state, save_state
 from paceline.trainer.training.step_log import StepLog
@@ -49,6 +50,8 @@ class LoopSettings:
         ema_decay: of the averaged weights that the run ends with; 0 takes the last ones.
         checkpoint_every: steps between states.
         log_every: steps between lines of the log.
+        precision: of the products, bfloat16 or float32; weights, gradients and sums over rows are float32 either way.
+            "auto" takes bfloat16 where the processor multiplies it itself: there it takes a fraction of the time.
     """
 
     num_steps: int
@@ -61,6 +64,7 @@ class LoopSettings:
     ema_decay: float = 0.0
     checkpoint_every: int = 200
     log_every: int = 10
+    precision: str = "float32"
 
     def rate(self, step: int) -> float:
         """The learning rate of a step; steps count from 0."""
@@ -173,7 +177,8 @@ class _Loop(Generic[Example]):
         if not math.isfinite(loss) or not math.isfinite(norm) or self._is_far_above(loss):
             return False
         rate = settings.rate(progress.step) * progress.rate_scale
-        optimizer.step(rate, progress.step)
+        with products_in(settings.precision, self._accelerator.device):
+            optimizer.step(rate, progress.step)
         newest = 1 / min(progress.step + 1, MEAN_OVER)
         mean = progress.mean_loss + newest * (loss - progress.mean_loss)
         self.progress = replace(progress, step=progress.step + 1, mean_loss=mean)
@@ -188,7 +193,8 @@ class _Loop(Generic[Example]):
         self._optimizer.forget_gradients()
         sums = torch.zeros(2, device=accelerator.device)
         if share:
-            loss = self._task.loss(share)
+            with products_in(self._settings.precision, accelerator.device):
+                loss = self._task.loss(share)
             loss.total.backward()  # type: ignore[no-untyped-call]
             sums = torch.stack((loss.total.detach(), sums.new_tensor(loss.weight)))
         gradients = self._optimizer.gradients()

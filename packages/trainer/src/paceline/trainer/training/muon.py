@@ -59,12 +59,15 @@ class Muon:
 def orthogonal(matrix: Tensor) -> Tensor:
     """The matrix with its singular values, as far as they are more than noise, brought to 0.7 … 1.2.
 
-    Newton-Schulz iterations X <- aX + b(XX')X + c(XX')^2 X, all of them on XX', whose side is the shorter one.
+    Newton-Schulz iterations X <- aX + b(XX')X + c(XX')^2 X. In float32 all of them are on XX', whose side is the
+    shorter one; under autocast to bfloat16 on X itself, since squares of small singular values would be lost in XX'.
     """
     if matrix.shape[0] > matrix.shape[1]:
         return orthogonal(matrix.T).T
     first, second, third = COEFFICIENTS
     start = matrix / (matrix.norm() + TINY)
+    if torch.is_autocast_enabled(matrix.device.type):
+        return _iterated(start.to(torch.get_autocast_dtype(matrix.device.type))).to(matrix.dtype)
     gram = start @ start.T
     product = torch.empty(0)
     for number in range(NUM_ITERATIONS):
@@ -74,6 +77,14 @@ def orthogonal(matrix: Tensor) -> Tensor:
         if number < NUM_ITERATIONS - 1:
             gram = factor @ gram @ factor
     return product @ start
+
+
+def _iterated(rows: Tensor) -> Tensor:
+    first, second, third = COEFFICIENTS
+    for _ in range(NUM_ITERATIONS):
+        gram = rows @ rows.T
+        rows = torch.addmm(rows, torch.addmm(gram, gram, gram, beta=second, alpha=third), rows, beta=first)
+    return rows
 
 
 def _is_inner(name: str, item: nn.Parameter) -> bool:

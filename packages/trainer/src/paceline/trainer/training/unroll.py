@@ -32,12 +32,14 @@ class Texts:
         position_ids: [B, T].
         features: of the position before each row, [B, T, num_features * target_hidden_size].
         starts: rows at which drafts begin, [B, S]; padded by any row.
+        others: embeddings of tokens with ids above vocab_size, [B, T, width].
     """
 
     input_ids: Tensor
     position_ids: Tensor
     features: Tensor
     starts: Tensor
+    others: Tensor | None = None
 
 
 def unroll(head: FeatureHead, texts: Texts, num_steps: int) -> Iterator[Tensor]:
@@ -45,16 +47,17 @@ def unroll(head: FeatureHead, texts: Texts, num_steps: int) -> Iterator[Tensor]:
 
     Rows beyond a text's end are those of its last row, and mean nothing.
     """
-    stream = head.enter(texts.input_ids, head.fuse(texts.features))
+    stream = head.enter(texts.input_ids, head.fuse(texts.features), texts.others)
     keys, values = head.block.keys_values(stream, head.rope(texts.position_ids))
     rows = torch.arange(texts.input_ids.shape[1], device=stream.device)
     attention = _Drafts(keys, values, rows <= texts.starts[..., None])
-    hidden = _at(stream, texts.starts)
+    hidden = rows_at(stream, texts.starts)
     hidden, _, _ = head.block(hidden, head.rope(texts.position_ids.gather(1, texts.starts)), attention.first)
     yield hidden
     for step in range(1, num_steps):
         at = (texts.starts + step).clamp(max=texts.input_ids.shape[1] - 1)
-        stream = head.enter(texts.input_ids.gather(1, at), hidden)
+        others = None if texts.others is None else rows_at(texts.others, at)
+        stream = head.enter(texts.input_ids.gather(1, at), hidden, others)
         hidden, _, _ = head.block(stream, head.rope(texts.position_ids.gather(1, at)), attention.further)
         yield hidden
 
@@ -99,6 +102,6 @@ def _spread(values: Tensor, weights: Tensor) -> Tensor:
     return (values[:, :, :, None] * weights.permute(0, 3, 1, 2)[..., None]).flatten(2, 3)
 
 
-def _at(rows: Tensor, index: Tensor) -> Tensor:
+def rows_at(rows: Tensor, index: Tensor) -> Tensor:
     """Rows [B, T, width] at index [B, S]."""
     return rows.gather(1, index[..., None].expand(-1, -1, rows.shape[-1]))
