@@ -30,7 +30,6 @@ from paceline.wire.settings import ClientSettings
 START_S = 600.0  # a verifier, or a drafter, may have a large model to load
 CONNECT_S = 180.0  # more than a drafter takes that is ready, on a busy machine
 POLL_S = 0.05
-TENANT = "acceptance"  # one for all mixes: prompts are read once, and each mix's processes begin without memory
 
 Say = Callable[[str, int], None]  # what happens now, and how many answers came since the last call
 
@@ -165,7 +164,8 @@ class _Comparison:
         for asked in self.plain.measured:
             prompt = self.plain.prompts[asked.answer]
             try:
-                reply = await ask(prompt, self.plan.max_new_tokens, TENANT)
+                # A tenant for each: a prompt that the cache remembers would be read without hidden states for heads.
+                reply = await ask(prompt, self.plan.max_new_tokens, f"acceptance-{mix.name}")
             except BenchError as error:
                 why = last_words(services) or str(error)
                 raise BenchError(f"{mix.name}, question {asked.question_id}, turn {asked.turn + 1}: {why}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from tiny_targets import EOS, HIDDEN, LAYERS, VOCAB, random_answers, tiny_target
+from tiny_targets import EOS, HIDDEN, LAYERS, SHAPE, VOCAB, random_answers, tiny_target
+from transformers import LlamaConfig
 
 from paceline.trainer.data.reading import Wanted, read, reading_origin
 from paceline.trainer.data.rows import READINGS, Reading
@@ -17,13 +19,14 @@ from paceline.trainer.data.shards import Shards, ShardWriter
 from paceline.trainer.data.target import Target
 from paceline.trainer.models.feature_head import FeatureHead
 from paceline.trainer.models.revision import read_module, read_vocabulary
-from paceline.trainer.recipes.feature_head import HeadRecipe, evaluate, publish, split_texts, train
+from paceline.trainer.recipes.feature_head import HeadRecipe, evaluate, publish, read_parent, split_texts, train
 from paceline.trainer.recipes.head_start import HeadSize, common_tokens, head_shape, make_teacher, start_head
 from paceline.trainer.training.head_task import HeadObjective
 from paceline.trainer.training.loop import LoopSettings
 from paceline.v1 import trainer_pb2
 from paceline.wire.errors import PacelineError
 from paceline.wire.model_card import FeatureHeadCard
+from paceline.wire.revision_folder import CARD, open_revision
 
 torch.set_num_threads(1)
 WANTED = Wanted(top_k=1, layers=(1, LAYERS), window=16)
@@ -33,6 +36,8 @@ RECIPE = HeadRecipe(
     loop=LoopSettings(num_steps=60, learning_rate=1e-2, warmup_steps=5, checkpoint_every=20),
     held_out=0.2,
 )
+
+SHORT = replace(RECIPE.loop, num_steps=4)
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +73,29 @@ def test_a_head_is_trained_published_and_read_back(target: Target, readings: Sha
         torch.testing.assert_close(parameter, made.head.get_parameter(name), rtol=1e-2, atol=1e-6)
 
 
+def test_a_head_borrows_if_the_targets_output_is_its_embedding(
+    target: Target, readings: Shards[Reading], tmp_path: Path
+) -> None:
+    tied = tiny_target(tmp_path / "tied", LlamaConfig(**SHAPE, tie_word_embeddings=True))
+    assert tied.is_tied
+    assert not target.is_tied
+    made = train(target, readings, replace(RECIPE, loop=SHORT), tmp_path / "plain", Accelerator(cpu=True))
+    assert not made.borrows
+    assert all(text.borrowed is None for text in made.held_out)
+    own = write_readings(tmp_path / "readings", tied, WANTED)
+    made = train(tied, own, replace(RECIPE, loop=SHORT), tmp_path / "run", Accelerator(cpu=True))
+    assert made.borrows
+    assert any(int(text.ids.max()) > len(made.vocabulary) for text in made.held_out)
+    written = publish(made, tied, trainer_pb2.RevisionManifest(drafter="head", command="test"), tmp_path / "out")
+    assert written.manifest.metrics["top1_agreement"] > 0.9
+    revision = open_revision(tmp_path / "out")
+    assert isinstance(revision.card, FeatureHeadCard)
+    assert revision.card.borrows
+    assert json.loads(revision.read(CARD))["version"] == 3
+    parent = read_parent(tmp_path / "out", tied)
+    assert torch.equal(parent.head.norm.weight, made.head.norm.weight.bfloat16().float())
+
+
 def test_training_again_in_the_same_folder_takes_what_is_there(
     target: Target, readings: Shards[Reading], tmp_path: Path
 ) -> None:
@@ -98,7 +126,7 @@ def test_texts_line_up_with_what_was_read(target: Target) -> None:
     """A row's features are those of the position before its token."""
     readings = read(target, random_answers(9), WANTED)
     vocabulary = np.arange(5, VOCAB, dtype=np.uint32)
-    learnt, kept = split_texts(readings, vocabulary, VOCAB, 0.0)
+    learnt, kept = split_texts(readings, vocabulary, target, 0.0)
     usable = [row for row in readings if len(row.answer.prompt_ids) - row.first >= 2 and len(row.answer.answer_ids) > 0]
     assert not kept
     assert len(learnt) == len(usable)
@@ -127,7 +155,7 @@ def test_the_commonest_tokens_are_kept_and_those_that_end_answers(target: Target
 @torch.no_grad()
 def test_a_head_starts_with_the_targets_embeddings_and_is_unsure(target: Target) -> None:
     vocabulary = np.array([7, 3, 200, EOS], np.uint32)
-    texts, _ = split_texts(read(target, random_answers(30), WANTED), vocabulary, VOCAB, 0.0)
+    texts, _ = split_texts(read(target, random_answers(30), WANTED), vocabulary, target, 0.0)
     heads = [FeatureHead(head_shape(target, 2, 4, 24)) for _ in range(3)]
     for head, seed in zip(heads, (0, 0, 1), strict=True):
         start_head(head, target, vocabulary, texts, seed)

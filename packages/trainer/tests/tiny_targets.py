@@ -61,8 +61,8 @@ def save_target(folder: Path, config: Any = None) -> Path:
     return folder
 
 
-def tiny_target(folder: Path) -> Target:
-    return load_target(str(save_target(folder)), "float32", 1)
+def tiny_target(folder: Path, config: Any = None) -> Target:
+    return load_target(str(save_target(folder, config)), "float32", 1)
 
 
 def some_prompts(count: int) -> list[Prompt]:

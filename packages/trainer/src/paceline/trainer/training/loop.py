@@ -248,6 +248,7 @@ class _Loop(Generic[Example]):
 
     def _look(self) -> None:
         if self._watch is not None and self._accelerator.is_main_process:
-            with self._optimizer.averaged():
+            precise = products_in(self._settings.precision, self._accelerator.device)
+            with self._optimizer.averaged(), precise:
                 self._log.add(self.progress.step, **self._watch(self.progress.step))
         self._accelerator.wait_for_everyone()
