@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,20 @@ def test_any_card_is_read_or_refused(changes: dict[str, Any]) -> None:
     reason = reason_of(lambda: parse_card(content))
     assert reason in (Reason.UNUSABLE_REVISION, None)
     assert reason or json.loads(card_json(parse_card(content))) == json.loads(content)
+
+
+def test_heads_that_borrow_are_of_a_version_of_their_own() -> None:
+    borrower = replace(HEAD, width=16, target_hidden_size=16, borrows=True)
+    document = json.loads(card_json(borrower))
+    assert (document["version"], document["borrows"]) == (3, True)
+    assert parse_card(card_json(borrower)) == borrower
+    before = json.loads(card_json(HEAD))
+    assert before["version"] == 2
+    del before["borrows"]  # as releases wrote it that knew of no such thing
+    assert parse_card(json.dumps(before).encode()) == HEAD
+    for odd in ({"version": 2}, {"borrows": False}, {"width": 8}, {"borrows": 1}):
+        content = json.dumps({**document, **odd}).encode()
+        assert reason_of(lambda content=content: parse_card(content)) == Reason.UNUSABLE_REVISION, odd
 
 
 @pytest.mark.parametrize(
