@@ -81,20 +81,22 @@ def _run(command: Sequence[str], log: Path, tell: Told) -> tuple[int, bool]:
     """The exit code, and whether somebody wanted to stop."""
     reading, writing = os.pipe()
     listener = threading.Thread(target=_listen, args=(reading, tell), daemon=True)
+    listener.start()  # before there is anything to interrupt: a thread that was about to start can't be waited for
     with _terminated_like_interrupted(), log.open("wb") as output:
         # A session of its own, so that Ctrl-C reaches this process alone, which then asks the tool, once, to stop.
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            pass_fds=(writing,),
-            env=_environment({PROGRESS: str(writing)}),
-            start_new_session=True,
-        )
         try:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                pass_fds=(writing,),
+                env=_environment({PROGRESS: str(writing)}),
+                start_new_session=True,
+            )
+        finally:
             os.close(writing)
-            listener.start()
+        try:
             return process.wait(), False
         except KeyboardInterrupt:
             return _stop(process), True
