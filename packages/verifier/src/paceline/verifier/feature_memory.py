@@ -34,23 +34,26 @@ class FeatureMemory:
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._blocks: OrderedDict[bytes, _Block] = OrderedDict()
-        self._begun: dict[int, Features] = {}  # by session: behind its last whole block
+        self._begun: dict[int, list[Features]] = {}  # by session, without a gap: behind its last whole block
         self.num_bytes = 0
 
     def add(self, session_id: int, features: Features, keys: Sequence[bytes]) -> None:
         """What a step captured of a session, and the keys of its blocks that may be shared by now."""
         if not self._max_bytes or not len(features.values):
             return
-        begun = self._begun.get(session_id)
-        if begun is not None and begun.layers == features.layers and begun.end == features.first:
-            features = Features(begun.first, begun.layers, np.concatenate((begun.values, features.values)))
-        block = -(-features.first // BLOCK_TOKENS)
-        while block < len(keys) and (block + 1) * BLOCK_TOKENS <= features.end:
-            whole = features.between(block * BLOCK_TOKENS, (block + 1) * BLOCK_TOKENS)
+        begun = self._begun.setdefault(session_id, [])
+        if begun and (begun[-1].layers != features.layers or begun[-1].end != features.first):
+            begun.clear()
+        begun.append(features)
+        first, end = -(-begun[0].first // BLOCK_TOKENS), min(features.end // BLOCK_TOKENS, len(keys))
+        if first >= end:
+            return  # most steps: nothing is copied until a block is whole
+        known = Features(begun[0].first, features.layers, np.concatenate([part.values for part in begun]))
+        for block in range(first, end):
+            whole = known.between(block * BLOCK_TOKENS, (block + 1) * BLOCK_TOKENS)
             self._store(keys[block], _Block(features.layers, whole.values.copy()))
-            block += 1
-        rest = features.between(min(block, features.end // BLOCK_TOKENS) * BLOCK_TOKENS, features.end)
-        self._begun[session_id] = Features(rest.first, rest.layers, rest.values.copy())
+        rest = known.between(end * BLOCK_TOKENS, known.end)
+        begun[:] = [Features(rest.first, rest.layers, rest.values.copy())] if len(rest.values) else []
 
     def forget(self, session_id: int) -> None:
         """The session has ended; its whole blocks stay."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from paceline.trainer.data.framing import PLACE, Framing, framed
 from paceline.trainer.data.prompts import prompt_line, read_prompts
 from paceline.trainer.durable import replace_synced
-from paceline.trainer.recipes.settings import FrameSettings
+from paceline.trainer.recipes.settings import FrameSettings, sources_of
 from paceline.wire.settings import StartupError
 
 MAX_FRAMES = 10_000
@@ -22,8 +22,8 @@ def run(settings: FrameSettings) -> None:
         max_characters=settings.max_characters,
         seed=settings.seed,
     )
-    sources = tuple(part.strip() for part in settings.sources.split(",") if part.strip())
-    texts = [prompt.messages[0].content for prompt in read_prompts(settings.texts, sources, option="--texts")]
+    found = read_prompts(settings.texts, sources_of(settings), option="--texts")
+    texts = [prompt.messages[0].content for prompt in found]
     try:
         prompts = list(itertools.islice(framed(texts, framing), settings.count))
     except ValueError as error:

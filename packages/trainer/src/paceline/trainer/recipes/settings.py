@@ -141,3 +141,8 @@ class InventSettings(ClientSettings):
     """debug, info, warning or error."""
     json_output: bool = Field(default=False, alias="json")
     """Print what was made as one JSON object."""
+
+
+def sources_of(settings: BootstrapSettings | FrameSettings) -> tuple[str, ...]:
+    """--sources, taken apart."""
+    return tuple(part.strip() for part in settings.sources.split(",") if part.strip())

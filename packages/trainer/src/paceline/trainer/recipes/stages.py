@@ -27,7 +27,7 @@ from paceline.trainer.learning.objectives import OBJECTIVES
 from paceline.trainer.models.revision import write_revision
 from paceline.trainer.recipes.base import Chosen, Job, Making, Readings, Recipe, Together, Unread
 from paceline.trainer.recipes.registry import RECIPES
-from paceline.trainer.recipes.settings import BootstrapSettings
+from paceline.trainer.recipes.settings import BootstrapSettings, sources_of
 from paceline.v1 import trainer_pb2
 from paceline.wire.revision_folder import open_revision
 from paceline.wire.settings import StartupError
@@ -80,11 +80,6 @@ def run(settings: BootstrapSettings, work: Path, command: str) -> Outcome:
         written.num_bytes,
         time.monotonic() - begun_s,
     )
-
-
-def sources_of(settings: BootstrapSettings) -> tuple[str, ...]:
-    """--sources, taken apart."""
-    return tuple(part.strip() for part in settings.sources.split(",") if part.strip())
 
 
 def making_of(settings: BootstrapSettings) -> Making:

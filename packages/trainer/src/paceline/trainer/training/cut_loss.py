@@ -86,6 +86,6 @@ def _beside(common: Tensor, borrowed: Tensor) -> Tensor:
 
 
 def _product_dtype(rows: Tensor) -> torch.dtype:
-    """Inside an autograd function, autocast does nothing by itself."""
+    """What autocast would take. It would convert the matrices again for each chunk: only what learns is remembered."""
     kind = rows.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
