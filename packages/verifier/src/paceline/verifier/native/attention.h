@@ -1,20 +1,20 @@
-// Attention of a few rows of one session and the query heads that share one key head.
-//
-// A row sees the committed tokens and its ancestors among the step's rows. Scores of ancestors are moved to where they
-// would be if the ancestors were committed; from then on nothing knows of the tree: maximum, exponentials, their sum
-// and the weighted values run over positions 0, 1, 2, … as they would for the same row decoded alone.
+// Attention of a few rows of one session and the query heads that share one key head, by the products of panels.h.
 #pragma once
 
-#include "decoder.h"
+#include "session_rows.h"
 
 namespace paceline {
 
-// A layer's cache for one key head: where blocks begin.
+// A layer's cache for one key head.
 template <typename Weight>
-struct Pages {
-    Weight* first;          // key page of block 0
-    int64_t block_stride;   // items between a block and the next
+struct PanelPages {
+    static constexpr int64_t QUERIES_AT_ONCE = TILE_ROWS;
+
+    Weight* first;         // key page of block 0
+    int64_t block_stride;  // items between a block and the next
     int64_t head_size, padded_size;
+
+    static int64_t items(int64_t head_size) { return (head_size + round_up(head_size, PANEL)) * BLOCK_TOKENS; }
 
     // [HALVES][head_size][PANEL]
     Weight* keys(int32_t block) const { return first + block * block_stride; }
@@ -27,23 +27,29 @@ struct Pages {
     Weight* value_row(int32_t block, int64_t offset, int64_t panel) const {
         return values(block) + (panel * BLOCK_TOKENS + offset) * PANEL;
     }
+
+    void put(int32_t block, int64_t offset, const float* key, const float* value) const {
+        Weight* const column = key_column(block, offset);
+        for (int64_t k = 0; k < head_size; ++k) column[k * PANEL] = made_of<Weight>(key[k]);
+        for (int64_t k = 0; k < head_size; ++k)
+            value_row(block, offset, k / PANEL)[place<Weight>(int(k % PANEL))] = made_of<Weight>(value[k]);
+    }
+
+    void copy(int32_t from, int64_t from_offset, int32_t to, int64_t to_offset) const {
+        const Weight* key_from = key_column(from, from_offset);
+        Weight* const key_to = key_column(to, to_offset);
+        for (int64_t k = 0; k < head_size; ++k) key_to[k * PANEL] = key_from[k * PANEL];
+        for (int64_t panel = 0; panel * PANEL < padded_size; ++panel)
+            std::memcpy(value_row(to, to_offset, panel), value_row(from, from_offset, panel), PANEL * sizeof(Weight));
+    }
 };
 
-// One session's part of a step.
-struct SessionRows {
-    int64_t first, count, length;  // its first row in the step, how many, committed tokens
-    const int32_t* blocks;
-    std::vector<std::vector<int32_t>> ancestors;  // per row, ascending, itself last
-    std::vector<int32_t> in_place;  // per row, how many of the first ones lie where they would if they were committed
+template <typename Product>
+struct PagesOf;
 
-    int64_t position(int64_t row) const { return length + int64_t(ancestors[row].size()) - 1; }
-};
-
-constexpr int64_t FEED_LINES = 24;  // of weights, for each page of keys or values: what memory brings meanwhile
-
-struct Scratch {
-    Buffer queries, scores, sums;
-    std::vector<float> inverse;
+template <typename Weight>
+struct PagesOf<PanelProduct<Weight>> {
+    using Type = PanelPages<Weight>;
 };
 
 // Fetches the page that comes next.
@@ -54,30 +60,10 @@ auto following(const Weight* next) {
     };
 }
 
-// weights = exp(scores - greatest), 0 outside [low, count); returns 1 / their sum.
-inline float soften(const Row& scores, int64_t low, int64_t count) {
-    const int64_t whole = round_up(count, LANES);
-    for (int64_t index = 0; index < low; ++index) scores[index] = NEVER;
-    for (int64_t index = count; index < whole; ++index) scores[index] = NEVER;
-    Floats most = broadcast(NEVER);
-    for (int64_t index = 0; index < whole; index += LANES) {
-        const Floats value = load(scores.group(index));
-        most = value > most ? value : most;
-    }
-    const Floats greatest_score = broadcast(greatest(most));
-    Floats sums = Floats{};
-    for (int64_t index = 0; index < whole; index += LANES) {
-        const Floats weight = exponential(load(scores.group(index)) - greatest_score);
-        store(scores.group(index), weight);
-        sums += weight;
-    }
-    return 1.0f / total(sums);
-}
-
-// queries: [rows][stride], heads of the group side by side from `queries`. output: of the session's rows, whose first
-// is row `output_row` there; the group's first element is `output_column`. Rows [begin, end).
+// Rows [begin, end) of a session. queries: [rows][stride], heads of the group side by side from `queries`. output: of
+// all sessions' rows; the group's first element is `output_column`.
 template <typename Weight>
-void attend(const Pages<Weight>& pages, const SessionRows& session, int64_t begin, int64_t end, int64_t group,
+void attend(const PanelPages<Weight>& pages, const SessionRows& session, int64_t begin, int64_t end, int64_t group,
             const float* queries, int64_t stride, float scale, int64_t window, const Rows& output,
             int64_t output_column, Scratch& scratch, Feed& feed) {
     const int64_t size = pages.head_size, count = (end - begin) * group;
@@ -92,8 +78,8 @@ void attend(const Pages<Weight>& pages, const SessionRows& session, int64_t begi
     int64_t shared = slots;  // leading positions that every row here sees where they lie
     int64_t first_seen = slots;
     for (int64_t row = begin; row < end; ++row) {
-        shared = std::min(shared, session.length + session.in_place[row]);
-        first_seen = std::min(first_seen, window ? std::max<int64_t>(0, session.position(row) - window + 1) : 0);
+        shared = std::min(shared, session.num_in_place(row));
+        first_seen = std::min(first_seen, session.first_seen(row, window));
         for (int64_t head = 0; head < group; ++head) {
             const float* from = queries + row * stride + head * size;
             const Row to = scaled.row((row - begin) * group + head);
@@ -109,14 +95,9 @@ void attend(const Pages<Weight>& pages, const SessionRows& session, int64_t begi
             feed.fetch(FEED_LINES);
         }
     for (int64_t query = 0; query < count; ++query) {
-        const int64_t row = begin + query / group;
-        const std::vector<int32_t>& ancestors = session.ancestors[row];
         const Row of_query = scores.row(query);
-        const int64_t positions = session.position(row) + 1;
-        for (int64_t index = session.in_place[row]; index < int64_t(ancestors.size()); ++index)
-            of_query[session.length + index] = of_query[session.length + ancestors[index]];
-        const int64_t low = window ? std::max<int64_t>(0, positions - window) : 0;
-        scratch.inverse[query] = soften(of_query, low, positions);
+        scratch.inverse[query] = soften(session, begin + query / group, window, of_query,
+                                        [&](int64_t index, Floats weight) { of_query.store(index, weight); });
     }
     for (int64_t block = first_block; block * BLOCK_TOKENS < shared; ++block) {
         const int64_t inner = std::min<int64_t>(BLOCK_TOKENS, shared - block * BLOCK_TOKENS);
@@ -129,20 +110,17 @@ void attend(const Pages<Weight>& pages, const SessionRows& session, int64_t begi
     }
     for (int64_t query = 0; query < count; ++query) {
         const int64_t row = begin + query / group;
-        const std::vector<int32_t>& ancestors = session.ancestors[row];
         const Row of_query = scores.row(query);
         float* const of_sums = sums + query * padded;
-        for (int64_t index = shared - session.length; index < int64_t(ancestors.size()); ++index) {
-            const int64_t slot = session.length + ancestors[index];
+        for (int64_t position = shared; position <= session.position(row); ++position) {
+            const int64_t slot = session.slot(row, position);
             for (int64_t panel = 0; panel * PANEL < padded; ++panel)
-                add_term(of_query[session.length + index],
+                add_term(of_query[position],
                          pages.value_row(session.blocks[slot / BLOCK_TOKENS], slot % BLOCK_TOKENS, panel),
                          of_sums + panel * PANEL);
         }
-        const Row to = output.row(session.first + row);
-        const int64_t column = output_column + query % group * size;
-        for (int64_t index = 0; index < size; ++index)
-            to[column + index] = of_sums[index] * scratch.inverse[query];
+        put_head(output.row(session.first + row), output_column + query % group * size, size, of_sums,
+                 scratch.inverse[query]);
     }
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from ctypes import POINTER, c_float, c_int, c_int32, c_int64, c_void_p
+from ctypes import POINTER, c_char_p, c_float, c_int, c_int32, c_int64, c_void_p
 from enum import IntEnum
 
 import numpy as np
@@ -22,6 +22,7 @@ class _Config(ctypes.Structure):
             "vocabulary", "hidden", "layers", "heads", "key_heads", "head_size", "intermediate", "threads",
         )),
         ("epsilon", c_float), ("attention_scale", c_float), ("rope_scale", c_float), ("bfloat", c_int32),
+        ("tiles", c_int32),
     ]  # fmt: skip
 
 
@@ -59,9 +60,10 @@ class NativeDecoder:
         library: from `load_library`.
         weights: float32 or bfloat16, on the CPU; they are copied.
         num_threads: that compute, the caller's included.
+        tiles: whether weights in bfloat16 may be multiplied by the processor's matrix unit (AMX), where there is one.
     """
 
-    def __init__(self, library: ctypes.CDLL, weights: DecoderWeights, num_threads: int) -> None:
+    def __init__(self, library: ctypes.CDLL, weights: DecoderWeights, num_threads: int, tiles: bool = True) -> None:
         _declare(library)
         config = weights.config
         self.vocab_size = config.vocab_size
@@ -74,6 +76,7 @@ class NativeDecoder:
             config.vocab_size, config.hidden_size, config.num_layers, config.num_heads, config.num_kv_heads,
             config.head_dim, config.intermediate_size, num_threads,
             config.rms_eps, config.attention_scale, config.rope_scale, int(self._dtype == torch.bfloat16),
+            int(tiles),
         )  # fmt: skip
         self._decoder = library.paceline_open(ctypes.byref(native), frequencies.ctypes.data, windows.ctypes.data)
         if not self._decoder:
@@ -107,6 +110,12 @@ class NativeDecoder:
         """Makes the cache; it takes memory where it is written. Raises MemoryError."""
         if self._library.paceline_allocate(self._decoder, num_blocks):
             raise MemoryError(f"no memory for a cache of {num_blocks} blocks")
+
+    @property
+    def product(self) -> str:
+        """How matrices are multiplied: "amx", or "fma" for vectors with fused multiply-add."""
+        name: bytes = self._library.paceline_product_name(self._decoder)
+        return name.decode()
 
     @property
     def block_bytes(self) -> int:
@@ -181,6 +190,8 @@ def _declare(library: ctypes.CDLL) -> None:
     library.paceline_open.restype = c_void_p
     library.paceline_open.argtypes = [POINTER(_Config), c_void_p, c_void_p]
     library.paceline_close.argtypes = [c_void_p]
+    library.paceline_product_name.restype = c_char_p
+    library.paceline_product_name.argtypes = [c_void_p]
     library.paceline_block_bytes.restype = c_int64
     library.paceline_block_bytes.argtypes = [c_void_p]
     library.paceline_allocate.argtypes = [c_void_p, c_int64]

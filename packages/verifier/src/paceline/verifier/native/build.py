@@ -16,7 +16,10 @@ import structlog
 
 log = structlog.get_logger()
 
-SOURCES = ("decoder.cpp", "attention.h", "best.h", "decoder.h", "feed.h", "panels.h", "team.h", "vectors.h")
+SOURCES = (
+    "decoder.cpp", "attention.h", "best.h", "decoder.h", "feed.h", "panels.h", "session_rows.h", "team.h",
+    "tile_attention.h", "tiles.h", "vectors.h",
+)  # fmt: skip
 # Sums keep their written order: no -ffast-math. Contraction makes every a * b + c one fused operation.
 FLAGS = (
     "-O3", "-std=c++17", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math",

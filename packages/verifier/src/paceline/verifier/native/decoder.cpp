@@ -1,10 +1,12 @@
 #include "attention.h"
 #include "best.h"
+#include "tile_attention.h"
 
 namespace paceline {
 namespace {
 
 constexpr int64_t HEAD_PANELS = 4;  // of the head are taken at a time
+constexpr int64_t PART_ROWS = 4;  // that a session has at least, for its rows to be cut once more so that threads get as much
 constexpr int64_t FEW_ROWS = 12;  // up to here norms are too little to share out
 constexpr int64_t FEW_PLACED = 4;  // and up to here, what goes into the cache
 
@@ -15,8 +17,13 @@ struct Layer {
     int64_t window = 0;
 };
 
-template <typename Weight>
+// Product: how matrices are multiplied, PanelProduct or TileProduct.
+template <typename Product>
 class PanelDecoder final : public Decoder {
+    using Weight = typename Product::Weight;
+    using Left = typename Product::Left;
+    using Pages = typename PagesOf<Product>::Type;
+
 public:
     PanelDecoder(const PacelineConfig& config, const float* inverse_frequencies, const int32_t* windows)
         : Decoder(int(config.threads)),
@@ -26,7 +33,7 @@ public:
           hidden_width_(round_up(config.hidden, PANEL)),
           gate_width_(round_up(config.intermediate, PANEL)),
           attended_width_(round_up(config.heads * config.head_size, PANEL)),
-          page_items_((config.head_size + padded_size_) * BLOCK_TOKENS),
+          page_items_(Pages::items(config.head_size)),
           frequencies_(inverse_frequencies, inverse_frequencies + config.head_size / 2),
           layers_(config.layers),
           weights_(num_weights()),
@@ -65,6 +72,7 @@ public:
 
     void forward(const PacelineStep& step) override {
         plan_feeds();
+        scratch_[0].shape = 0;  // the caller's thread: others may have computed in it since
         begin(step);
         capture(step, 0);
         for (int64_t index = 0; index < config_.layers; ++index) {
@@ -82,15 +90,20 @@ public:
             capture(step, index + 1);
         }
         finish(step);
+        Product::release();
     }
 
     void move(const int32_t* blocks, int64_t count, const int32_t* from, const int32_t* to) override {
         for (int64_t layer = 0; layer < config_.layers; ++layer)
             for (int64_t head = 0; head < config_.key_heads; ++head) {
-                const Pages<Weight> pages = pages_of(layer, head);
-                for (int64_t index = 0; index < count; ++index) copy_token(pages, blocks, from[index], to[index]);
+                const Pages pages = pages_of(layer, head);
+                for (int64_t index = 0; index < count; ++index)
+                    pages.copy(blocks[from[index] / BLOCK_TOKENS], from[index] % BLOCK_TOKENS,
+                               blocks[to[index] / BLOCK_TOKENS], to[index] % BLOCK_TOKENS);
             }
     }
+
+    const char* product_name() const override { return Product::NAME; }
 
     void forget(int64_t block) override {
         char* memory = reinterpret_cast<char*>(pages_.get()) + block * block_bytes();
@@ -104,15 +117,15 @@ private:
     // Of all matrices that are streamed: together, so that they lie in huge pages and memory is read without a break.
     int64_t num_weights() const {
         const int64_t hidden = config_.hidden, attended = config_.heads * config_.head_size;
-        const int64_t layer = qkv_width_ * hidden + hidden_width_ * attended + 2 * gate_width_ * hidden +
-                              hidden_width_ * config_.intermediate;
-        return config_.layers * layer + round_up(config_.vocabulary, PANEL) * hidden;
+        const int64_t layer = (qkv_width_ + 2 * gate_width_) * Product::padded(hidden) +
+                              hidden_width_ * (Product::padded(attended) + Product::padded(config_.intermediate));
+        return config_.layers * layer + round_up(config_.vocabulary, PANEL) * Product::padded(hidden);
     }
 
     Weight* take_panels(const Matrix<Weight>& matrix) {
         if (matrix.panels) return matrix.panels;
         Weight* panels = weights_.get() + num_taken_;
-        num_taken_ += matrix.num_panels() * matrix.inner * PANEL;
+        num_taken_ += matrix.num_panels() * matrix.depth * PANEL;
         if (num_taken_ > weights_.size()) throw std::bad_alloc();
         return panels;
     }
@@ -127,10 +140,11 @@ private:
     void pack(Matrix<Weight>& matrix, int64_t columns, int64_t inner, const void* data, const float* bias) {
         matrix.columns = columns;
         matrix.inner = inner;
+        matrix.depth = Product::padded(inner);
         matrix.panels = take_panels(matrix);
         team_.run(matrix.num_panels(), [&](int64_t panel, int) {
-            pack_panel(static_cast<const Weight*>(data), columns, inner, panel,
-                       matrix.panels + panel * inner * PANEL);
+            pack_panel<Product>(static_cast<const Weight*>(data), columns, inner, panel,
+                                matrix.panels + panel * matrix.depth * PANEL);
         });
         if (bias) {
             matrix.bias = Array<float>(matrix.num_panels() * PANEL);
@@ -143,12 +157,13 @@ private:
         const int64_t inner = config_.hidden, columns = config_.intermediate, panels = gate_width_ / PANEL;
         matrix.columns = 2 * gate_width_;
         matrix.inner = inner;
+        matrix.depth = Product::padded(inner);
         matrix.panels_per_item = 2;
         matrix.panels = take_panels(matrix);
         const Weight* rows = static_cast<const Weight*>(data);
         team_.run(2 * panels, [&](int64_t panel, int) {
-            pack_panel(rows + panel % 2 * columns * inner, columns, inner, panel / 2,
-                       matrix.panels + panel * inner * PANEL);
+            pack_panel<Product>(rows + panel % 2 * columns * inner, columns, inner, panel / 2,
+                                matrix.panels + panel * matrix.depth * PANEL);
         });
         if (!bias) return;
         matrix.bias = Array<float>(2 * gate_width_);
@@ -157,19 +172,13 @@ private:
                 matrix.bias.get()[(column / PANEL * 2 + half) * PANEL + column % PANEL] = bias[half * columns + column];
     }
 
-    Pages<Weight> pages_of(int64_t layer, int64_t head) {
+    Pages pages_of(int64_t layer, int64_t head) {
         return {pages_.get() + (layer * config_.key_heads + head) * page_items_,
                 config_.layers * config_.key_heads * page_items_, config_.head_size, padded_size_};
     }
 
-    void copy_token(const Pages<Weight>& pages, const int32_t* blocks, int64_t from, int64_t to) {
-        const int32_t source = blocks[from / BLOCK_TOKENS], target = blocks[to / BLOCK_TOKENS];
-        const Weight* key_from = pages.key_column(source, from % BLOCK_TOKENS);
-        Weight* key_to = pages.key_column(target, to % BLOCK_TOKENS);
-        for (int64_t index = 0; index < config_.head_size; ++index) key_to[index * PANEL] = key_from[index * PANEL];
-        for (int64_t panel = 0; panel * PANEL < padded_size_; ++panel)
-            std::memcpy(pages.value_row(target, to % BLOCK_TOKENS, panel),
-                        pages.value_row(source, from % BLOCK_TOKENS, panel), PANEL * sizeof(Weight));
+    static Left left(Buffer& buffer, int64_t rows, int64_t width) {
+        return Left::in(buffer.room(Left::room(rows, width)), rows, width);
     }
 
     // Sessions, ancestors, angles, and the rows' embeddings.
@@ -178,9 +187,9 @@ private:
         rows_ = rows;
         state_.room(rows * hidden_width_);
         qkv_.room(rows * qkv_width_);
-        normal_ = {normal_buffer_.room(rows * hidden_width_), rows, hidden_width_};
-        attended_ = {attended_buffer_.room(rows * attended_width_), rows, attended_width_};
-        gated_ = {gated_buffer_.room(rows * gate_width_), rows, gate_width_};
+        normal_ = left(normal_buffer_, rows, hidden_width_);
+        attended_ = left(attended_buffer_, rows, attended_width_);
+        gated_ = left(gated_buffer_, rows, gate_width_);
         cosines_.resize(rows * half);
         sines_.resize(rows * half);
         session_of_.resize(rows);
@@ -221,8 +230,10 @@ private:
             const Weight* from = embedding_.get() + token * config_.hidden;
             for (int64_t index = 0; index < config_.hidden; ++index) to[index] = value_of(from[index]);
         } else {  // tied to the head: its column
-            const Weight* from = head_.panel(token / PANEL) + place<Weight>(int(token % PANEL));
-            for (int64_t index = 0; index < config_.hidden; ++index) to[index] = value_of(from[index * PANEL]);
+            const Weight* panel = head_.panel(token / PANEL);
+            const int column = int(token % PANEL);
+            for (int64_t index = 0; index < config_.hidden; ++index)
+                to[index] = value_of(panel[Product::place(index, column)]);
         }
         std::fill(to + config_.hidden, to + hidden_width_, 0.0f);
     }
@@ -270,13 +281,13 @@ private:
     }
 
     // The same from a row of the state.
-    void norm(int64_t row, const float* weight, const Row& to) {
+    void norm(int64_t row, const float* weight, const typename Left::Row& to) {
         const float* from = state_.get() + row * hidden_width_;
         const int64_t size = config_.hidden, whole = size / LANES * LANES;
         const float factor = inverse_rms(from, size);
         for (int64_t index = 0; index < whole; index += LANES)
-            store(to.group(index), load(from + index) * factor * load(weight + index));
-        for (int64_t index = whole; index < size; ++index) to[index] = from[index] * factor * weight[index];
+            to.store(index, load(from + index) * factor * load(weight + index));
+        for (int64_t index = whole; index < size; ++index) to.set(index, from[index] * factor * weight[index]);
     }
 
     void normalize(const float* weight) {
@@ -306,18 +317,19 @@ private:
     }
 
     // One panel's product, while the thread's feed goes on.
-    void multiply_panel(const Matrix<Weight>& matrix, int64_t panel, const Rows& rows, const PlainOutput& to, Into into,
+    void multiply_panel(const Matrix<Weight>& matrix, int64_t panel, const Left& rows, const PlainOutput& to, Into into,
                         int thread) {
         Feed& feed = feeds_[thread];
         const int64_t begin = first_panel(matrix, thread);
         if (panel >= begin && panel < first_panel(matrix, thread + 1))  // else it was another thread's
-            feed.reach(matrix.stretch, (panel - begin) * matrix.inner * PANEL * int64_t(sizeof(Weight)));
-        multiply(rows, 0, matrix.panel(panel), matrix.inner, to, into,
-                 [&feed](int64_t terms, int64_t lines) { return feed.take(terms, lines); });
+            feed.reach(matrix.stretch, (panel - begin) * matrix.depth * PANEL * int64_t(sizeof(Weight)));
+        Product::prepare(rows.count, scratch_[thread].shape);
+        Product::multiply(rows, matrix.panel(panel), matrix.inner, to, into,
+                          [&feed](int64_t terms, int64_t lines) { return feed.take(terms, lines); });
         if (matrix.bias) add_bias(rows.count, matrix.bias.get() + panel * PANEL, to.data, to.stride);
     }
 
-    void product(const Matrix<Weight>& matrix, const Rows& rows, const PlainOutput& output, Into into) {
+    void product(const Matrix<Weight>& matrix, const Left& rows, const PlainOutput& output, Into into) {
         team_.run(matrix.num_panels(), [&](int64_t panel, int thread) {
             multiply_panel(matrix, panel, rows, {output.data + panel * PANEL, output.stride}, into, thread);
         });
@@ -336,11 +348,11 @@ private:
             for (int64_t half = 0; half < 2; ++half)
                 multiply_panel(matrix, 2 * pair + half, normal_, {both + half * PANEL, 2 * PANEL}, Into::STORE, thread);
             for (int64_t row = 0; row < rows_; ++row) {
-                const Row to = gated_.row(row);
+                const auto to = gated_.row(row);
                 for (int64_t index = 0; index < PANEL; index += LANES) {
                     const Floats gate = load(both + row * 2 * PANEL + index);
                     const Floats up = load(both + row * 2 * PANEL + PANEL + index);
-                    store(to.group(pair * PANEL + index), gate / (1.0f + exponential(-gate)) * up);
+                    to.store(pair * PANEL + index, gate / (1.0f + exponential(-gate)) * up);
                 }
             }
         });
@@ -364,7 +376,6 @@ private:
         const SessionRows& session = sessions_[session_of_[row]];
         const int64_t slot = session.length + row - session.first, offset = slot % BLOCK_TOKENS;
         const int32_t block = session.blocks[slot / BLOCK_TOKENS];
-        const Pages<Weight> pages = pages_of(index, head);
         float* const heads = qkv_.get() + row * qkv_width_;
         for (int64_t query = head * group; query < (head + 1) * group; ++query) {
             if (layer.q_norm) norm(heads + query * size, layer.q_norm.get(), size);
@@ -373,11 +384,7 @@ private:
         float* const key = heads + (config_.heads + head) * size;
         if (layer.k_norm) norm(key, layer.k_norm.get(), size);
         turn(row, key);
-        Weight* const column = pages.key_column(block, offset);
-        for (int64_t k = 0; k < size; ++k) column[k * PANEL] = made_of<Weight>(key[k]);
-        const float* const values = key + config_.key_heads * size;
-        for (int64_t k = 0; k < size; ++k)
-            pages.value_row(block, offset, k / PANEL)[place<Weight>(int(k % PANEL))] = made_of<Weight>(values[k]);
+        pages_of(index, head).put(block, offset, key, key + config_.key_heads * size);
     }
 
     // Rotary position embedding; pairs are half a head apart.
@@ -398,13 +405,16 @@ private:
 
     void attention(const Layer<Weight>& layer, int64_t index) {
         const int64_t group = config_.heads / config_.key_heads, size = config_.head_size;
-        const int64_t most = std::max<int64_t>(1, TILE_ROWS / group);
+        const int64_t most = std::max<int64_t>(1, Pages::QUERIES_AT_ONCE / group);
         items_.clear();
-        for (const SessionRows& session : sessions_)
-            for (int64_t parts = (session.count + most - 1) / most, part = 0; part < parts; ++part)
+        for (const SessionRows& session : sessions_) {
+            int64_t parts = (session.count + most - 1) / most;
+            if (parts * config_.key_heads % team_.size() && session.count >= parts * PART_ROWS) parts *= team_.size();
+            for (int64_t part = 0; part < parts; ++part)
                 for (int64_t head = 0; head < config_.key_heads; ++head)
                     items_.push_back(
                         {&session, head, session.count * part / parts, session.count * (part + 1) / parts});
+        }
         team_.run(int64_t(items_.size()), [&](int64_t number, int thread) {
             const Item& item = items_[number];
             const int64_t column = item.head * group * size;
@@ -417,7 +427,7 @@ private:
     void finish(const PacelineStep& step) {
         const int64_t count = step.num_wanted, vocabulary = config_.vocabulary;
         if (count == 0) return;
-        const Rows rows{normal_.data, count, hidden_width_};
+        const Left rows = left(normal_buffer_, count, hidden_width_);
         for (int64_t index = 0; index < count; ++index)
             norm(step.wanted[index], final_norm_.get(), rows.row(index));
         const int64_t items = head_.num_items(), each = head_.panels_per_item, num_best = step.num_best;
@@ -461,7 +471,7 @@ private:
     std::vector<SessionRows> sessions_;
     std::vector<int32_t> session_of_;
     Buffer state_, qkv_, normal_buffer_, attended_buffer_, gated_buffer_;
-    Rows normal_{}, attended_{}, gated_{};
+    Left normal_{}, attended_{}, gated_{};
     std::vector<float> cosines_, sines_;
     std::vector<Item> items_;
     std::vector<Scratch> scratch_;
@@ -472,8 +482,13 @@ private:
 
 std::unique_ptr<Decoder> make_decoder(const PacelineConfig& config, const float* inverse_frequencies,
                                       const int32_t* windows) {
-    if (config.bfloat) return std::make_unique<PanelDecoder<bfloat16>>(config, inverse_frequencies, windows);
-    return std::make_unique<PanelDecoder<float>>(config, inverse_frequencies, windows);
+#ifdef PACELINE_TILES
+    if (config.bfloat && config.tiles && may_use_tiles())
+        return std::make_unique<PanelDecoder<TileProduct>>(config, inverse_frequencies, windows);
+#endif
+    if (config.bfloat)
+        return std::make_unique<PanelDecoder<PanelProduct<bfloat16>>>(config, inverse_frequencies, windows);
+    return std::make_unique<PanelDecoder<PanelProduct<float>>>(config, inverse_frequencies, windows);
 }
 
 }  // namespace paceline
@@ -493,6 +508,8 @@ void* paceline_open(const PacelineConfig* config, const float* inverse_frequenci
 void paceline_close(void* decoder) { delete static_cast<Decoder*>(decoder); }
 
 int64_t paceline_block_bytes(void* decoder) { return static_cast<Decoder*>(decoder)->block_bytes(); }
+
+const char* paceline_product_name(void* decoder) { return static_cast<Decoder*>(decoder)->product_name(); }
 
 // These three return 0, or 1 if there is no memory.
 int paceline_allocate(void* decoder, int64_t blocks) {

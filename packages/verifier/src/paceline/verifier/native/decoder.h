@@ -20,6 +20,7 @@ struct PacelineConfig {
     int64_t vocabulary, hidden, layers, heads, key_heads, head_size, intermediate, threads;
     float epsilon, attention_scale, rope_scale;
     int32_t bfloat;  // weights and cache: 1 bfloat16, 0 float32
+    int32_t tiles;   // whether the processor's matrix unit may be used, where there is one
 };
 
 struct PacelineStep {
@@ -96,13 +97,14 @@ private:
 // A weight matrix [columns][inner] in panels, with a bias if the layer has one.
 template <typename Weight>
 struct Matrix {
-    int64_t columns = 0, inner = 0, panels_per_item = 1, stretch = 0;  // stretch: its number in every thread's feed
+    int64_t columns = 0, inner = 0, depth = 0;  // depth: the inner size as the panels have it
+    int64_t panels_per_item = 1, stretch = 0;   // stretch: its number in every thread's feed
     Weight* panels = nullptr;
     Array<float> bias;  // padded to whole panels
 
     int64_t num_panels() const { return (columns + PANEL - 1) / PANEL; }
     int64_t num_items() const { return (num_panels() + panels_per_item - 1) / panels_per_item; }
-    const Weight* panel(int64_t index) const { return panels + index * inner * PANEL; }
+    const Weight* panel(int64_t index) const { return panels + index * depth * PANEL; }
 };
 
 enum Part { QKV, OUT, GATE_UP, DOWN, HEAD, EMBEDDING, INPUT_NORM, POST_NORM, Q_NORM, K_NORM, FINAL_NORM };
@@ -118,6 +120,7 @@ public:
     virtual void move(const int32_t* blocks, int64_t count, const int32_t* from, const int32_t* to) = 0;
     virtual int64_t block_bytes() const = 0;
     virtual void forget(int64_t block) = 0;
+    virtual const char* product_name() const = 0;
 
 protected:
     explicit Decoder(int threads)

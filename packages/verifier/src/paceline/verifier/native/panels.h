@@ -75,13 +75,22 @@ struct Row {
 
     float* group(int64_t k) const { return first + k / LANES * step; }
     float& operator[](int64_t k) const { return first[k / LANES * step + k % LANES]; }
+
+    // LANES elements from k, a multiple of LANES, on; one.
+    void store(int64_t k, Floats value) const { paceline::store(group(k), value); }
+    void set(int64_t k, float value) const { (*this)[k] = value; }
 };
 
 // The left side of a product. Rows are cut into tiles of nearly equal height, and a tile lies as
 // [width / LANES][height][LANES]: what its sums read one after the other is one stretch of memory.
 struct Rows {
+    using Row = paceline::Row;
+
     float* data;
     int64_t count, width;  // width: a multiple of LANES
+
+    static int64_t room(int64_t count, int64_t width) { return count * width; }  // floats
+    static Rows in(float* memory, int64_t count, int64_t width) { return {memory, count, width}; }
 
     int64_t num_tiles() const { return (count + TILE_ROWS - 1) / TILE_ROWS; }
     int64_t first(int64_t tile) const {
@@ -187,13 +196,37 @@ void add_term(float factor, const Weight* panel_row, float* to) {
         store(to + vector * LANES, load(to + vector * LANES) + broadcast(factor) * columns[vector]);
 }
 
-// A matrix [columns][inner] as panels; columns beyond the last are 0.
-template <typename Weight>
+// How the decoder multiplies its matrices: this way, or as in tiles.h.
+template <typename Item>
+struct PanelProduct {
+    using Weight = Item;
+    using Left = Rows;
+    static constexpr const char* NAME = "fma";
+
+    // What of the inner index a panel holds.
+    static int64_t padded(int64_t inner) { return inner; }
+
+    // Where an element lies in its panel.
+    static int64_t place(int64_t k, int column) { return k * PANEL + paceline::place<Weight>(column); }
+
+    // Whatever a thread has to do before it multiplies so many rows; and when it has done so for now.
+    static void prepare(int64_t, int64_t&) {}
+    static void release() {}
+
+    template <typename Next>
+    static void multiply(const Rows& rows, const Weight* panel, int64_t inner, const PlainOutput& output, Into into,
+                         const Next& ahead) {
+        paceline::multiply(rows, 0, panel, inner, output, into, ahead);
+    }
+};
+
+// A matrix [columns][inner] as panels; what lies beyond the last column and the last row is 0.
+template <typename Product, typename Weight = typename Product::Weight>
 void pack_panel(const Weight* matrix, int64_t columns, int64_t inner, int64_t panel, Weight* to) {
     for (int column = 0; column < PANEL; ++column) {
         const int64_t source = panel * PANEL + column;
-        for (int64_t k = 0; k < inner; ++k)
-            to[k * PANEL + place<Weight>(column)] = source < columns ? matrix[source * inner + k] : Weight(0);
+        for (int64_t k = 0; k < Product::padded(inner); ++k)
+            to[Product::place(k, column)] = source < columns && k < inner ? matrix[source * inner + k] : Weight(0);
     }
 }
 
