@@ -117,8 +117,9 @@ def make_runner(
     runner: Runner
     if engine == "lean":
         runner = LeanRunner(extract(model), shape=LEAN_SHAPE, segment_tokens=BLOCK_TOKENS)
-    elif engine == "native":
-        runner = NativeRunner(load_library(), extract(model), torch.get_num_threads())
+    elif engine in ("native", "native_fma"):
+        tiles = engine == "native"
+        runner = NativeRunner(load_library(), extract(model), torch.get_num_threads(), tiles=tiles)
     else:
         if device == "cpu":
             pack_linears(model)

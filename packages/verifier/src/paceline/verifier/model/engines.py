@@ -80,6 +80,7 @@ async def _native(wanted: Wanted) -> Opened:
         raise Unsuited(str(error)) from error
     handed = await load_apart(wanted, num_threads)
     runner = await asyncio.to_thread(NativeRunner, library, handed.weights, num_threads)
+    log.info("native decoder", product=runner.product, threads=num_threads)
     return Opened(handed.target, runner, handed.reference, "native")
 
 

@@ -21,14 +21,27 @@ class NativeRunner(Runner):
         weights: of the model; they are copied.
         num_threads: that compute.
         rule: name of the acceptance rule.
+        tiles: see `NativeDecoder`.
     """
 
     max_session_rows = 512
 
-    def __init__(self, library: ctypes.CDLL, weights: DecoderWeights, num_threads: int, rule: str = "coupled") -> None:
+    def __init__(
+        self,
+        library: ctypes.CDLL,
+        weights: DecoderWeights,
+        num_threads: int,
+        rule: str = "coupled",
+        tiles: bool = True,
+    ) -> None:
         super().__init__(weights.config.vocab_size, rule)
         self.feature_source = FeatureSource(weights.config.num_layers, weights.config.hidden_size)
-        self._decoder = NativeDecoder(library, weights, num_threads)
+        self._decoder = NativeDecoder(library, weights, num_threads, tiles)
+
+    @property
+    def product(self) -> str:
+        """How matrices are multiplied, see `NativeDecoder`."""
+        return self._decoder.product
 
     @property
     def block_bytes(self) -> int:
