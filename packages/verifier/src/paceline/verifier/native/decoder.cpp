@@ -391,6 +391,15 @@ private:
     void turn(int64_t row, float* values) const {
         const int64_t half = config_.head_size / 2;
         const float *cosines = cosines_.data() + row * half, *sines = sines_.data() + row * half;
+        if (half % LANES == 0) {
+            for (int64_t index = 0; index < half; index += LANES) {
+                const Floats low = load(values + index), high = load(values + half + index);
+                const Floats cosine = load(cosines + index), sine = load(sines + index);
+                store(values + index, low * cosine - high * sine);
+                store(values + half + index, high * cosine + low * sine);
+            }
+            return;
+        }
         for (int64_t index = 0; index < half; ++index) {
             const float low = values[index], high = values[half + index];
             values[index] = low * cosines[index] - high * sines[index];

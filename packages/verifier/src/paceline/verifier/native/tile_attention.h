@@ -36,17 +36,25 @@ struct TilePages {
     }
 
     void put(int32_t block, int64_t offset, const float* key, const float* value) const {
-        bfloat16* const of_keys = keys(block, offset / PANEL);
         const int column = int(offset % PANEL);
-        for (int64_t k = 0; k < head_size; k += 2) {
-            const bfloat16 two[2] = {narrow(key[k]), narrow(key[k + 1])};  // heads are turned by halves: sizes are even
-            std::memcpy(of_keys + TileProduct::place(k, column), two, sizeof two);
-        }
-        const int64_t piece = offset / DEPTH, within = offset % DEPTH;
+        const int64_t piece = offset / DEPTH, within = offset % DEPTH, shift = within % 2 * 16;
+        bfloat16* const of_keys = keys(block, offset / PANEL);
         for (int64_t k = 0; k < head_size; k += SIDE) {
-            bfloat16* const to = values(block, piece, k / PANEL) + TileProduct::place(within, int(k % PANEL));
+            alignas(64) float some[SIDE] = {};  // a head's last elements may be fewer
             const int64_t count = std::min<int64_t>(SIDE, head_size - k);
-            for (int64_t index = 0; index < count; ++index) to[2 * index] = narrow(value[k + index]);
+            std::copy_n(key + k, count, some);
+            uint32_t pairs[SIDE / 2];
+            const __m256i narrowed = (__m256i)_mm512_cvtneps_pbh(_mm512_load_ps(some));
+            std::memcpy(pairs, &narrowed, sizeof pairs);
+            for (int64_t pair = 0; pair < (count + 1) / 2; ++pair)
+                std::memcpy(of_keys + TileProduct::place(k + 2 * pair, column), &pairs[pair], sizeof pairs[pair]);
+
+            std::copy_n(value + k, count, some);
+            const __m512i words =
+                _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_load_ps(some)));
+            bfloat16* const to = values(block, piece, k / PANEL) + TileProduct::place(within - within % 2, int(k % PANEL));
+            const Words other = load_words(to) & (0xffff0000u >> shift);  // of the position that it is paired with
+            store_words(to, other | (Words)words << uint32_t(shift));
         }
     }
 
@@ -68,18 +76,25 @@ struct TilePages {
     void pair(const int32_t* blocks, int64_t low_slot, int64_t high_slot, int64_t panel, bfloat16* to) const {
         for (int64_t half = 0; half < 2; ++half) {
             const Words words = low_half(blocks, low_slot, panel, half) | low_half(blocks, high_slot, panel, half) << 16;
-            std::memcpy(to + half * TILE_ITEMS, &words, sizeof words);
+            store_words(to + half * TILE_ITEMS, words);
         }
     }
 
 private:
+    static Words load_words(const bfloat16* from) {
+        Words words;
+        std::memcpy(&words, from, sizeof words);
+        return words;
+    }
+
+    static void store_words(bfloat16* to, Words words) { std::memcpy(to, &words, sizeof words); }
+
     // One slot's values in the low half of each word.
     Words low_half(const int32_t* blocks, int64_t slot, int64_t panel, int64_t half) const {
-        Words words{};
-        if (slot < 0) return words;
+        if (slot < 0) return Words{};
         const int64_t offset = slot % BLOCK_TOKENS;
         const bfloat16* from = values(blocks[slot / BLOCK_TOKENS], offset / DEPTH, panel) + half * TILE_ITEMS;
-        std::memcpy(&words, from + offset % DEPTH / 2 * DEPTH, sizeof words);
+        const Words words = load_words(from + offset % DEPTH / 2 * DEPTH);
         return slot % 2 ? words >> 16 : words & 0xffffu;
     }
 };
