@@ -6,7 +6,7 @@ namespace paceline {
 namespace {
 
 constexpr int64_t HEAD_PANELS = 4;  // of the head are taken at a time
-constexpr int64_t PART_ROWS = 4;  // that a session has at least, for its rows to be cut once more so that threads get as much
+constexpr int64_t PART_ROWS = 4;  // at least, of a session in one item of attention that was cut for threads to share
 constexpr int64_t FEW_ROWS = 12;  // up to here norms are too little to share out
 constexpr int64_t FEW_PLACED = 4;  // and up to here, what goes into the cache
 
@@ -418,7 +418,8 @@ private:
         items_.clear();
         for (const SessionRows& session : sessions_) {
             int64_t parts = (session.count + most - 1) / most;
-            if (parts * config_.key_heads % team_.size() && session.count >= parts * PART_ROWS) parts *= team_.size();
+            if (parts * config_.key_heads % team_.size())
+                parts = std::max(parts, std::min(parts * team_.size(), session.count / PART_ROWS));
             for (int64_t part = 0; part < parts; ++part)
                 for (int64_t head = 0; head < config_.key_heads; ++head)
                     items_.push_back(

@@ -3,8 +3,8 @@
 // The unit multiplies bfloat16 by bfloat16 and sums in float32. Rows are float32, so each of their numbers is taken as
 // the sum of two bfloat16 (16 bits of its 24; the weight it meets has 8), and each pair of tiles is multiplied twice.
 // What an output's bits are depends on its own row and column alone, as in panels.h: a row's sum takes the inner index
-// in pieces of DEPTH, the high parts of a piece before the low ones, and the unit treats each row of a tile alike, however
-// many there are and wherever it lies among them (Intel, "Intrinsics Guide", TDPBF16PS).
+// in pieces of DEPTH, the high parts of a piece before the low ones, and the unit treats each row of a tile alike,
+// however many there are and wherever it lies among them (Intel, "Intrinsics Guide", TDPBF16PS).
 //
 // Up to SIDE rows cost as much as one: memory takes longer to bring the weights than the unit to multiply them.
 #pragma once
@@ -31,8 +31,9 @@ inline bool may_use_tiles() {
     return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
 }
 
-// The left side of a product: [rows / SIDE][width / DEPTH][high, low][SIDE][DEPTH]. Where an element lies does not depend
-// on how many rows there are, so what nobody writes, beyond the inner size, stays 0 as it was when memory was taken.
+// The left side of a product: [rows / SIDE][width / DEPTH][high, low][SIDE][DEPTH]. Where an element lies does not
+// depend on how many rows there are, so what nobody writes, beyond the inner size, stays 0 as it was when memory was
+// taken.
 struct SplitRows {
     bfloat16* data;
     int64_t count, width;  // width: a multiple of DEPTH
@@ -136,11 +137,9 @@ struct TileProduct {
         };
     }
 
-    static void nothing(int64_t, int) {}
-
-    // Sums of one tile of rows, or of two if there is a second, by a panel whose pieces [begin, end) lie at `at(piece)`.
-    // To [SIDE or 2 * SIDE][stride] from `sums` on; all rows that `prepare` was told of are written, at least.
-    // `fetch(piece, quarter)` is called four times for each.
+    // Sums of one tile of rows, or of two if there is a second, by a panel whose pieces [begin, end) lie at
+    // `at(piece)`. To [SIDE or 2 * SIDE][stride] from `sums` on; at least all rows that `prepare` was told of are
+    // written. `fetch(piece, quarter)` is called four times for each.
     template <typename At, typename Fetch>
     static void sum(const SplitRows& rows, int64_t tile, const At& at, int64_t begin, int64_t end, float* sums,
                     int64_t stride, const Fetch& fetch) {
