@@ -61,7 +61,7 @@ async def open_target(wanted: Wanted, engine: str) -> Opened:
         except Unsuited as error:
             log.warning("an engine doesn't suit; taking a slower one", engine=name, why=str(error))
         else:
-            log.info("engine", engine=name)
+            log.info("engine", engine=name, **({"product": opened.runner.product} if opened.runner.product else {}))
             return opened
     raise StartupError("no engine can run this model")
 
@@ -80,7 +80,6 @@ async def _native(wanted: Wanted) -> Opened:
         raise Unsuited(str(error)) from error
     handed = await load_apart(wanted, num_threads)
     runner = await asyncio.to_thread(NativeRunner, library, handed.weights, num_threads)
-    log.info("native decoder", product=runner.product, threads=num_threads)
     return Opened(handed.target, runner, handed.reference, "native")
 
 

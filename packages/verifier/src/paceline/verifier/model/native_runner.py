@@ -37,11 +37,7 @@ class NativeRunner(Runner):
         super().__init__(weights.config.vocab_size, rule)
         self.feature_source = FeatureSource(weights.config.num_layers, weights.config.hidden_size)
         self._decoder = NativeDecoder(library, weights, num_threads, tiles)
-
-    @property
-    def product(self) -> str:
-        """How matrices are multiplied, see `NativeDecoder`."""
-        return self._decoder.product
+        self.product = self._decoder.product
 
     @property
     def block_bytes(self) -> int:

@@ -77,9 +77,11 @@ class Runner(ABC):
         pool: who holds which block of the cache; there after `allocate`.
         max_session_rows: most rows of one session in one step.
         feature_source: what hidden states it can give; None if it can't.
+        product: how it multiplies matrices, where it has several ways.
     """
 
     max_session_rows: int
+    product: str = ""
     feature_source: FeatureSource | None = None
 
     def __init__(self, vocab_size: int, rule: str = "coupled") -> None:
