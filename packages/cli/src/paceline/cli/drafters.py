@@ -1,7 +1,7 @@
 """The drafters of the demo and of `up`: two that need no model, and if asked the head that comes along for the target.
 
-On two cores the head is worth what it costs and no more (docs/log.md): a draft takes a third of a step's time, on cores
-that the target needs, so it gives way to the target. It is left out unless somebody asks for it.
+On two cores the head costs more than it is worth (docs/log.md): a draft takes a third of a step's time, on cores that
+the target needs, so it gives way to the target. It is left out unless somebody asks for it.
 """
 
 from __future__ import annotations

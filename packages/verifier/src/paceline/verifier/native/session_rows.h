@@ -33,7 +33,7 @@ struct SessionRows {
     }
 };
 
-constexpr int64_t FEED_LINES = 24;  // of weights, for each page of keys or values: what memory brings meanwhile
+constexpr int64_t FEED_LINES = 24;  // of weights, between two parts of attention: what memory brings meanwhile
 
 // A thread's own memory.
 struct Scratch {

@@ -102,7 +102,7 @@ struct TileProduct {
     // The thread may go back to whoever else computes in it.
     static void release() { _tile_release(); }
 
-    // As in panels.h.
+    // As in panels.h; into: STORE or ADD, since no sum goes on from one product to the next.
     template <typename Next>
     static void multiply(const SplitRows& rows, const bfloat16* panel, int64_t inner, const PlainOutput& output,
                          Into into, const Next& ahead) {
