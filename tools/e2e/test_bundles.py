@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
+import onnx
 import pytest
 
 from paceline.cli.drafters import HEADS, QUICK, drafters_for
 from paceline.cli.stack import StackError
 from paceline.drafter.models.feature_head import load_feature_head
+from paceline.drafter.models.head_engines import load_head
+from paceline.drafter.models.native_head import NativeFeatureHead
 from paceline.drafter.models.onnx_lm import load_onnx
+from paceline.drafter.native.build import load_library
+from paceline.wire.errors import PacelineError
 from paceline.wire.model_card import FeatureHeadCard
-from paceline.wire.revision_folder import open_revision
+from paceline.wire.native.library import NoNativeCode
+from paceline.wire.revision_folder import GRAPH, open_revision, seal
 
 BUNDLES = Path(os.environ["RUNFILES_DIR"]) / "paceline" / "packages" / "drafter" / "bundles"
 REVISIONS = sorted(manifest.parent for manifest in BUNDLES.glob("*/*/manifest.json"))
@@ -34,6 +41,27 @@ def test_each_is_whole_tells_how_it_was_made_and_loads(folder: Path) -> None:
     load = load_feature_head if isinstance(revision.card, FeatureHeadCard) else load_onnx
     loaded = load(folder, threads=1)
     assert loaded.model.vocab_size == revision.card.vocab_size
+
+
+HEAD = BUNDLES / "smollm2-135m-instruct" / "feature_head"
+
+
+def test_native_code_runs_the_head_as_its_graph_says(tmp_path: Path) -> None:
+    try:
+        load_library()
+    except NoNativeCode as error:
+        pytest.skip(f"no native head here: {error}")
+    assert isinstance(load_head(HEAD, engine="native").model, NativeFeatureHead)
+    another = tmp_path / "head"
+    shutil.copytree(HEAD, another)
+    graph = onnx.load(str(another / GRAPH))
+    for node in graph.graph.node:
+        node.op_type = "Tanh" if node.op_type == "Sigmoid" else node.op_type
+    onnx.save(graph, str(another / GRAPH))
+    seal(another, open_revision(HEAD).manifest)
+    assert not isinstance(load_head(another).model, NativeFeatureHead)
+    with pytest.raises(PacelineError, match="something else"):
+        load_head(another, engine="native")
 
 
 def test_the_demo_finds_the_head_of_its_target_if_asked() -> None:

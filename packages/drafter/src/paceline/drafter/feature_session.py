@@ -22,7 +22,7 @@ import numpy as np
 from paceline.drafter.features import FeatureNeeds, Features, FeatureStretch, Floats, widened
 from paceline.drafter.growing import GrowingTree, Growth
 from paceline.drafter.live_tree import ROOT, LiveTree
-from paceline.drafter.models.base import KVCache, Logits, Rows
+from paceline.drafter.models.base import KVCache, Rows, Scores
 from paceline.drafter.reading import Reader
 from paceline.drafter.stopping.base import Times
 from paceline.drafter.strategies.base import Budget, Candidates
@@ -153,6 +153,8 @@ class FeatureSession:
             wanted=(count - 1,) if held + count == num_context else (),
             features=self._states.at(first - 1, first - 1 + count)[:, self._needs.num_embedded :],
             borrowed=self._borrowed,
+            top_k=self._growing.reader.top_k,
+            scale=self._growing.reader.scale,
         )
 
     def _tree_rows(self, nodes: Sequence[int]) -> Rows:
@@ -166,21 +168,23 @@ class FeatureSession:
             wanted=tuple(range(len(nodes))),
             above=np.array([last if node == ROOT else growing.tree.nodes[node].row for node in parents], np.int64),
             borrowed=self._borrowed,
+            top_k=self._growing.reader.top_k,
+            scale=self._growing.reader.scale,
         )
 
     @property
     def _borrowed(self) -> Floats | None:
         return None if self._borrowing is None else self._borrowing.embeddings
 
-    def absorb(self, logits: Logits) -> None:
-        """Takes the logits of the rows that `next_rows` gave; the cache holds those rows now."""
+    def absorb(self, scores: Scores) -> None:
+        """Takes the scores of the rows that `next_rows` gave; the cache holds those rows now."""
         num_context = self.length - self._start
         if self._num_cached == num_context:
-            self._growing.absorb(logits, self.length, len(self._cache))
+            self._growing.absorb(scores, self.length, len(self._cache))
             return
         self._num_cached = len(self._cache)
         if self._num_cached == num_context:
-            self._growing.absorb_root(logits, self.length)
+            self._growing.absorb_root(scores, self.length)
 
     # The draft.
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from paceline.drafter.live_tree import ROOT, LiveTree
-from paceline.drafter.models.base import Logits
+from paceline.drafter.models.base import Scores
 from paceline.drafter.reading import Reader
 from paceline.drafter.stopping.base import StoppingRule, Times
 from paceline.drafter.strategies.base import Budget, Candidates
@@ -47,14 +47,14 @@ class GrowingTree:
     def __init__(self, bridge: Bridge, reader: Reader, growth: Growth) -> None:
         self.tree = LiveTree()
         self._bridge = bridge
-        self._reader = reader
+        self.reader = reader
         self.growth = growth
         self._running: list[int] = []  # nodes whose rows are out
 
     @property
     def drawn(self) -> bool:
         """Whether the target draws its tokens."""
-        return self._reader.sampling.temperature > 0.0
+        return self.reader.sampling.temperature > 0.0
 
     def clear(self) -> None:
         """Nothing of it holds any more."""
@@ -107,21 +107,21 @@ class GrowingTree:
     def tokens(self, nodes: Sequence[int]) -> list[int]:
         return [self.tree.nodes[node].token for node in nodes]
 
-    def absorb(self, logits: Logits, length: int, held: int) -> None:
-        """Takes the logits of the nodes' rows, which are the last of the `held` that the cache holds now.
+    def absorb(self, scores: Scores, length: int, held: int) -> None:
+        """Takes the scores of the nodes' rows, which are the last of the `held` that the cache holds now.
 
         length: of the context in target tokens.
         """
         first = held - len(self._running)
         positions = [length + depth for depth in self.depths(self._running)]
-        for index, successors in enumerate(self._reader.read(logits, positions)):
+        for index, successors in enumerate(self.reader.read(scores, positions)):
             self.tree.expand(self._running[index], successors)
             self.tree.nodes[self._running[index]].row = first + index
         self._running = []
 
-    def absorb_root(self, logits: Logits, length: int) -> None:
+    def absorb_root(self, scores: Scores, length: int) -> None:
         """Takes what the model says of the context's end [1, vocab]."""
-        self.tree.expand(ROOT, self._reader.read(logits, [length])[0])
+        self.tree.expand(ROOT, self.reader.read(scores, [length])[0])
 
     def candidates(self, budget: Budget, ahead: bool) -> Candidates:
         """The best of the tree as it is, in target tokens."""

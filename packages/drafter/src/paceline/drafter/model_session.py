@@ -18,7 +18,7 @@ import numpy as np
 from paceline.drafter.features import Features
 from paceline.drafter.growing import GrowingTree, Growth
 from paceline.drafter.live_tree import ROOT, LiveTree
-from paceline.drafter.models.base import KVCache, Logits, Rows
+from paceline.drafter.models.base import KVCache, Rows, Scores
 from paceline.drafter.reading import Reader
 from paceline.drafter.stopping.base import Times
 from paceline.drafter.strategies.base import ROOT as CONTEXT
@@ -179,19 +179,19 @@ class ModelSession:
         visible = growing.visible(nodes, self._num_cached, len(self._cache))
         return _rows(self._cache, growing.tokens(nodes), positions, visible, tuple(range(len(nodes))))
 
-    def absorb(self, logits: Logits) -> None:
-        """Takes the logits of the rows that `next_rows` gave; the cache holds those rows now."""
+    def absorb(self, scores: Scores) -> None:
+        """Takes the scores of the rows that `next_rows` gave; the cache holds those rows now."""
         if self._num_cached < len(self._context):
             self._num_cached = min(len(self._context), self._num_cached + MAX_CHUNK)
             if self._num_cached == len(self._context):
-                self._absorb_root(logits)
+                self._absorb_root(scores)
             return
-        self._growing.absorb(logits, self.length, len(self._cache))
+        self._growing.absorb(scores, self.length, len(self._cache))
 
-    def _absorb_root(self, logits: Logits) -> None:
+    def _absorb_root(self, scores: Scores) -> None:
         guesses, tree = self._guesses, self.tree
         depths = _depths(guesses.parents)
-        read = self._reader.read(logits, [self.length, *(self.length + depth for depth in depths)])
+        read = self._reader.read(scores, [self.length, *(self.length + depth for depth in depths)])
         tree.expand(ROOT, read[0])
         nodes = {CONTEXT: ROOT}
         for index, (token, parent) in enumerate(zip(guesses.tokens, guesses.parents, strict=True)):

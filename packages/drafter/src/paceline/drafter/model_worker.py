@@ -14,7 +14,7 @@ from typing import ClassVar, Protocol
 from paceline.drafter.calibration import Calibration
 from paceline.drafter.features import Features
 from paceline.drafter.growing import Growth
-from paceline.drafter.models.base import LanguageModel, Logits, Rows
+from paceline.drafter.models.base import LanguageModel, Rows, Scores
 from paceline.drafter.pace import Pace
 from paceline.drafter.stopping.base import Times
 from paceline.drafter.strategies.base import Budget, Candidates, Commit
@@ -84,7 +84,7 @@ class Session(Protocol):
 
     def next_rows(self, budget: Budget, times: Times, ahead: bool = False) -> Rows | None: ...
 
-    def absorb(self, logits: Logits) -> None: ...
+    def absorb(self, scores: Scores) -> None: ...
 
     def candidates(self, budget: Budget, ahead: bool = False) -> Candidates: ...
 

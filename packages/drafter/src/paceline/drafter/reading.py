@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from paceline.drafter.live_tree import Successors
-from paceline.drafter.models.base import Logits
+from paceline.drafter.models.base import Logits, Scores, TopK
 from paceline.drafter.strategies.base import Sampling
 from paceline.wire.noise import gumbel
 
@@ -51,37 +51,53 @@ class Reader:
     allowed: npt.NDArray[np.bool_] | None = None
     noise_ids: npt.NDArray[np.int64] | None = None
 
-    def read(self, logits: Logits, positions: Sequence[int]) -> list[Successors]:
-        """logits: [n, vocab]; positions: of the target's token that each row predicts [n]."""
+    @property
+    def top_k(self) -> int:
+        """How many of a row's likeliest tokens it looks at."""
+        return MAX_DRAWN if self._noisy else self.width
+
+    @property
+    def scale(self) -> float:
+        """What logits are multiplied by."""
+        temperature = self.sampling.temperature
+        return 1.0 / temperature if temperature > 0.0 else 1.0
+
+    @property
+    def _noisy(self) -> bool:
+        return (self.sampling.temperature > 0.0 or self.draws) and self.noise_ids is not None
+
+    def read(self, scores: Scores, positions: Sequence[int]) -> list[Successors]:
+        """scores: [n, vocab], or a `TopK` with this reader's `top_k` and `scale`, if all tokens are allowed.
+        positions: of the target's token that each row predicts [n]."""
+        top = scores if isinstance(scores, TopK) else self._top(scores)
+        values = top.logits.astype(np.float64) * self.scale
+        tops = values[:, 0].tolist()  # not finite if nothing is allowed, or the model is broken
+        lasts = values[:, -1].tolist()
+        log_totals, entropies = top.log_totals.tolist(), top.entropies.tolist()
+        found: list[Successors] = []
+        for row, (first, last, position) in enumerate(zip(tops, lasts, positions, strict=True)):
+            if not math.isfinite(first):
+                found.append(_NOTHING)
+                continue
+            num_finite = values.shape[1] if math.isfinite(last) else int(np.isfinite(values[row]).sum())
+            log_q = values[row, :num_finite] - (first + log_totals[row])
+            found.append(self._chosen(top.tokens[row, :num_finite], log_q, position, entropies[row]))
+        return found
+
+    def _top(self, logits: Logits) -> TopK:
         logits = logits[:, : self.size]
         if self.allowed is not None:
             logits = np.where(self.allowed[: logits.shape[1]], logits, np.float32(-np.inf))
-        temperature = self.sampling.temperature
-        noisy = (temperature > 0.0 or self.draws) and self.noise_ids is not None
-        best = _best(logits, MAX_DRAWN if noisy else self.width)
-        scale = 1.0 / temperature if temperature > 0.0 else 1.0
-        values = logits[np.arange(len(best))[:, None], best].astype(np.float64) * scale
-        tops = values[:, 0].tolist()  # not finite if nothing is allowed, or the model is broken
-        log_totals, entropies = _masses(logits, scale)
-        found: list[Successors] = []
-        for row, (top, position) in enumerate(zip(tops, positions, strict=True)):
-            if not math.isfinite(top):
-                found.append(_NOTHING)
-                continue
-            num_finite = len(best[row]) if math.isfinite(values[row, -1]) else int(np.isfinite(values[row]).sum())
-            log_q = values[row, :num_finite] - top - log_totals[row]
-            found.append(self._chosen(best[row, :num_finite], log_q, position, entropies[row], noisy))
-        return found
+        best = _best(logits, self.top_k)
+        return TopK(best, logits[np.arange(len(best))[:, None], best], *_masses(logits, self.scale))
 
-    def _chosen(
-        self, best: npt.NDArray[np.int64], log_q: Floats, position: int, entropy: float, noisy: bool
-    ) -> Successors:
+    def _chosen(self, best: npt.NDArray[np.int64], log_q: Floats, position: int, entropy: float) -> Successors:
         """best: likeliest first."""
         if self.sampling.temperature > 0.0:
             kept = _kept(log_q, self.sampling)
             best, log_q = best[:kept], log_q[:kept]
             log_q = log_q - np.logaddexp.reduce(log_q) if kept < MAX_DRAWN else log_q
-        if not noisy:
+        if not self._noisy:
             found = slice(0, self.width)
             return Successors(best[found], log_q[found], np.zeros(len(best[found])), log_q[found], entropy)
         return self._ranked(best, log_q, position, entropy)
@@ -101,7 +117,7 @@ class Reader:
 _NOTHING = Successors(np.zeros(0, np.int64), np.zeros(0), np.zeros(0), np.zeros(0), 0.0)
 
 
-def _masses(logits: Logits, scale: float) -> tuple[list[float], list[float]]:
+def _masses(logits: Logits, scale: float) -> tuple[Floats, Floats]:
     """Of each row the logarithm of its weights' sum, the likeliest's being 1, and its entropy."""
     with np.errstate(invalid="ignore", over="ignore"):  # rows that are not finite are nobody's
         shifted = (logits - logits.max(axis=1, keepdims=True)) * np.float32(scale)
@@ -110,7 +126,7 @@ def _masses(logits: Logits, scale: float) -> tuple[list[float], list[float]]:
         totals = weights.sum(axis=1, dtype=np.float32).astype(np.float64)
         log_totals = np.log(totals)
         entropies = log_totals - np.vecdot(weights, shifted) / totals
-    return log_totals.tolist(), entropies.tolist()
+    return log_totals, entropies
 
 
 def _best(rows: Logits, count: int) -> npt.NDArray[np.int64]:

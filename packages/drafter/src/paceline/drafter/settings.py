@@ -65,6 +65,9 @@ class DrafterSettings(ServiceSettings):
     """Of causal_lm's weights."""
     threads: int = Field(default=0, ge=0, le=1024)
     """Of the model on a CPU; 0 lets the runtime choose."""
+    head_engine: str = Field(default=AUTO, pattern="^(auto|native|onnx)$")
+    """What runs a feature_head: native code for this processor, compiled at the first start (needs g++ and a processor
+    that multiplies bytes, VNNI), ONNX Runtime, or auto: the first where it can be."""
     give_way: bool = False
     """Compute only when nobody else wants the processor: for a drafter that shares it with its verifier, which then
     waits for drafts where that pays and is never slowed down by those it doesn't wait for."""
@@ -149,7 +152,9 @@ class DrafterSettings(ServiceSettings):
 
     @property
     def model_options(self) -> ModelOptions:
-        return ModelOptions(self.model, tuple(split(self.revision)), self.device, self.dtype, self.threads)
+        return ModelOptions(
+            self.model, tuple(split(self.revision)), self.device, self.dtype, self.threads, self.head_engine
+        )
 
 
 def make_rule(value: str) -> StoppingRule:

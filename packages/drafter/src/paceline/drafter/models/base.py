@@ -15,6 +15,29 @@ from paceline.drafter.vocabulary.cut import CutVocabulary
 Logits = npt.NDArray[np.float32]
 
 
+@dataclass(frozen=True, slots=True)
+class TopK:
+    """What is to know of rows of logits for drafting; a hundredth of their size.
+
+    Attributes:
+        tokens: the likeliest of each, likeliest first, ties by id [n, k].
+        logits: of these [n, k]; not finite where there are fewer, or none is a number.
+        log_totals: logarithm of the sum of exp(scale * (logit - greatest)) over each row [n].
+        entropies: of softmax(scale * logits), in nats [n].
+    """
+
+    tokens: npt.NDArray[np.int64]
+    logits: Logits
+    log_totals: npt.NDArray[np.float64]
+    entropies: npt.NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+Scores = Logits | TopK
+
+
 class KVCache(Protocol):
     """Keys and values of the rows that one session has run, in the order in which they were run."""
 
@@ -38,6 +61,8 @@ class Rows:
         above: the cached row before each, whose own hidden state stands in for what nobody knows yet [n].
         borrowed: for a head that borrows, embeddings of tokens vocab_size + 1, … [K, width]; logits go on with
             -inf for "any other token" and one for each of these.
+        top_k: if it isn't 0, `TopK` of so many tokens will do instead of logits: of models that know how.
+        scale: of logits, for that.
     """
 
     cache: KVCache
@@ -48,6 +73,8 @@ class Rows:
     features: Floats | None = None
     above: npt.NDArray[np.int64] | None = None
     borrowed: Floats | None = None
+    top_k: int = 0
+    scale: float = 1.0
 
     @property
     def num_borrowed(self) -> int:
@@ -64,8 +91,16 @@ class LanguageModel(Protocol):
 
     def new_cache(self) -> KVCache: ...
 
-    def score(self, batch: Sequence[Rows]) -> list[Logits]:
-        """One forward pass for several sessions; logits [len(wanted), vocab_size] for each of the batch."""
+    def score(self, batch: Sequence[Rows]) -> Sequence[Scores]:
+        """One forward pass for several sessions; logits [len(wanted), vocab_size] for each of the batch, or what
+        stands for them where its rows say that this will do."""
+
+
+def logits_of(model: LanguageModel, batch: Sequence[Rows]) -> list[Logits]:
+    """`model.score` of rows that ask for logits."""
+    scores = model.score(batch)
+    assert all(isinstance(each, np.ndarray) for each in scores), "who asks for no top_k has logits"
+    return list(scores)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)

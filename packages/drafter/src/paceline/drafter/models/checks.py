@@ -35,6 +35,18 @@ def check_batch(batch: Sequence[Rows], vocab_size: int, max_length: int) -> None
             _check_within("wanted", np.asarray(rows.wanted), count)
 
 
+def check_told(batch: Sequence[Rows], num_features: int) -> None:
+    """That a head is told something of each row: features [n, num_features] of all, or of all a cached row above.
+    Raises MALFORMED or OUT_OF_RANGE."""
+    for rows in batch:
+        count, told = len(rows.tokens), [part.shape for part in (rows.features, rows.above) if part is not None]
+        if told != [(count, num_features) if rows.above is None else (count,)]:
+            message = f"each of {count} rows must come with {num_features} features, or with a row above it"
+            raise PacelineError(Reason.MALFORMED, message, field="features")
+        if rows.above is not None and not 0 <= rows.above.min() <= rows.above.max() < len(rows.cache):
+            raise out_of_range("above", "a row that isn't there", f"below the {len(rows.cache)} that are cached")
+
+
 def _check_within(field: str, values: np.ndarray, end: int) -> None:
     low, high = int(values.min()), int(values.max())
     if low < 0 or high >= end:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from paceline.drafter.models.base import LanguageModel, Logits, Rows
+from paceline.drafter.models.base import LanguageModel, Logits, Rows, logits_of
 from paceline.drafter.models.export import ExportSettings, stage
 from paceline.drafter.models.onnx_graph import quantize, write_graph
 from paceline.drafter.models.onnx_lm import load_onnx
@@ -126,7 +126,7 @@ def write_texts(model: LanguageModel, length: int) -> _Texts:
     for position in range(length):
         seen = np.ones((1, position + 1), bool)
         at = np.array([position])
-        step = model.score([Rows(cache, tokens[row, -1:], at, seen, (0,)) for row, cache in enumerate(caches)])
+        step = logits_of(model, [Rows(cache, tokens[row, -1:], at, seen, (0,)) for row, cache in enumerate(caches)])
         logits.append(np.concatenate(step))
         drawn = np.argmax(logits[-1] + random.gumbel(size=logits[-1].shape), axis=1)
         tokens = np.concatenate((tokens, drawn[:, None]), axis=1)
@@ -137,7 +137,7 @@ def compare(model: LanguageModel, texts: _Texts) -> tuple[float, float]:
     """Share of positions with the same best token, and the greatest difference of a logit."""
     length = texts.tokens.shape[1]
     places, seen = np.arange(length), np.tri(length, dtype=bool)
-    found = [model.score([Rows(model.new_cache(), text, places, seen, tuple(places))])[0] for text in texts.tokens]
+    found = [logits_of(model, [Rows(model.new_cache(), text, places, seen, tuple(places))])[0] for text in texts.tokens]
     logits = np.concatenate(found)
     same = logits.argmax(axis=1) == texts.logits.argmax(axis=1)
     return float(same.mean()), float(np.abs(logits - texts.logits).max())

@@ -16,10 +16,10 @@ import onnxruntime
 
 from paceline.drafter.features import FeatureNeeds, Floats
 from paceline.drafter.models.base import LoadedModel, Logits, Rows
+from paceline.drafter.models.checks import check_told
 from paceline.drafter.models.onnx_cache import Feed, OnnxCache, Past, apart
 from paceline.drafter.models.onnx_lm import Arrays, OnnxLM, Shape, check_ends, graph_inputs, read_cut, run_graph
-from paceline.drafter.models.onnx_session import give_memory_back, open_session, unusable
-from paceline.wire.errors import PacelineError, Reason, out_of_range
+from paceline.drafter.models.onnx_session import PROVIDERS, give_memory_back, open_session, unusable
 from paceline.wire.model_card import FeatureHeadCard
 from paceline.wire.revision_folder import FUSE, GRAPH, open_revision
 
@@ -70,6 +70,10 @@ class FeatureHead(OnnxLM):
             self._takes["others"] = ("tensor(float)", 3)
             self._gives.append("normed")
 
+    @property
+    def on_gpu(self) -> bool:
+        return bool(self._session.get_providers()[0] == PROVIDERS["cuda"])
+
     def new_cache(self) -> FeatureCache:
         return FeatureCache(self._head_card)
 
@@ -86,13 +90,7 @@ class FeatureHead(OnnxLM):
 
     def _check(self, batch: Sequence[Rows]) -> None:
         super()._check(batch)
-        for rows in batch:
-            count, told = len(rows.tokens), [part.shape for part in (rows.features, rows.above) if part is not None]
-            if told != [(count, self._num_features) if rows.above is None else (count,)]:
-                message = f"each of {count} rows must come with {self._num_features} features, or with a row above it"
-                raise PacelineError(Reason.MALFORMED, message, field="features")
-            if rows.above is not None and not 0 <= rows.above.min() <= rows.above.max() < len(rows.cache):
-                raise out_of_range("above", "a row that isn't there", f"below the {len(rows.cache)} that are cached")
+        check_told(batch, self._num_features)
 
     def _feed(self, batch: Sequence[Rows], caches: Sequence[OnnxCache]) -> Feed:
         feed = super()._feed(batch, caches)

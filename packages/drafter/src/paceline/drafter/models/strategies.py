@@ -23,6 +23,7 @@ class ModelOptions:
     device: str = "auto"
     dtype: str = "auto"
     threads: int = 0
+    head_engine: str = "auto"
 
     @property
     def provider(self) -> str:
@@ -74,11 +75,13 @@ def load_onnx_lm(options: ModelOptions) -> LoadedModel:
 
 
 def load_head(options: ModelOptions) -> LoadedModel:
-    """With ONNX Runtime, by `--revision`."""
+    """By `--revision`."""
     folder = revision_of(FeatureHeadCard.KIND, options)
     with _needing("feature_head"):
-        from paceline.drafter.models.feature_head import load_feature_head
-    return load_feature_head(folder, provider=options.provider, threads=options.threads)
+        from paceline.drafter.models import head_engines
+    return head_engines.load_head(
+        folder, provider=options.provider, threads=options.threads, engine=options.head_engine
+    )
 
 
 def load_either(options: ModelOptions) -> LoadedModel:

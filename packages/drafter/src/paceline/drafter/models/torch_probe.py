@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from paceline.drafter.models.base import KVCache, LanguageModel, Logits, Rows
+from paceline.drafter.models.base import KVCache, LanguageModel, Logits, Rows, logits_of
 from paceline.drafter.models.torch_load import set_attention, unusable
 from paceline.wire.errors import PacelineError
 
@@ -49,8 +49,8 @@ def probe(name: str, model: LanguageModel, reference: Logits, dtype: torch.dtype
     half = NUM_PROBED // 2
     cache = model.new_cache()
     try:
-        first = model.score([_chain(cache, tokens[:half])])[0]
-        second = model.score([_branch(cache, tokens[half:])])[0]
+        first = logits_of(model, [_chain(cache, tokens[:half])])[0]
+        second = logits_of(model, [_branch(cache, tokens[half:])])[0]
     except PacelineError:
         raise
     except Exception as error:  # as above

@@ -14,7 +14,8 @@ from paceline.verifier.model.lean_runner import LeanRunner
 from paceline.verifier.model.native_runner import NativeRunner
 from paceline.verifier.model.runner import Runner
 from paceline.verifier.model.target import Target, Unsuited, Wanted, locate, resolve_device, resolve_dtype
-from paceline.verifier.native.build import NoNativeCode, load_library
+from paceline.verifier.native.build import load_library
+from paceline.wire.native.library import NoNativeCode
 from paceline.wire.settings import StartupError
 
 log = structlog.get_logger()

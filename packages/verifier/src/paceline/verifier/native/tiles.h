@@ -9,27 +9,17 @@
 // Up to SIDE rows cost as much as one: memory takes longer to bring the weights than the unit to multiply them.
 #pragma once
 
+#include "amx.h"
 #include "panels.h"
 
 #if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__AVX512F__) && defined(__linux__)
 #define PACELINE_TILES 1
 
-#include <immintrin.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
 namespace paceline {
 
-constexpr int SIDE = 16;   // rows of a tile, and columns of float32
 constexpr int DEPTH = 32;  // of the inner index, in one tile
 constexpr int64_t TILE_ITEMS = SIDE * DEPTH;
 constexpr int64_t PIECE_ITEMS = 2 * TILE_ITEMS;  // of a panel: both halves; of rows: high and low parts
-
-// Whether this process may use the unit: Linux gives its large registers only to who asks.
-inline bool may_use_tiles() {
-    constexpr long REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-    return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
-}
 
 // The left side of a product: [rows / SIDE][width / DEPTH][high, low][SIDE][DEPTH]. Where an element lies does not
 // depend on how many rows there are, so what nobody writes, beyond the inner size, stays 0 as it was when memory was
@@ -90,13 +80,8 @@ struct TileProduct {
         const int64_t rows = std::min<int64_t>(count, SIDE);
         if (rows == shape) return;
         shape = rows;
-        alignas(64) Config config{};
-        config.palette = 1;
-        for (int tile = 0; tile < 8; ++tile) {
-            config.row_bytes[tile] = STRIDE;
-            config.rows[tile] = tile < 6 ? uint8_t(rows) : uint8_t(SIDE);  // the last two hold weights
-        }
-        _tile_loadconfig(&config);
+        // The last two hold weights.
+        set_up_tiles([rows](int tile) { return tile < 6 ? rows : SIDE; });
     }
 
     // The thread may go back to whoever else computes in it.
@@ -147,30 +132,24 @@ struct TileProduct {
             two_tiles(rows.tile(tile), rows.tile(tile + 1), at, begin, end, sums, stride, fetch);
         else
             one_tile(rows.tile(tile), at, begin, end, sums, stride, fetch);
-        written();
+        tiles_written();
     }
 
     // One piece more for the sums of a tile of rows.
     static void go_on(const bfloat16* rows, const bfloat16* piece, float* sums, int64_t stride) {
         const int64_t bytes = stride * sizeof(float);
-        written();
+        tiles_written();
         _tile_loadd(0, sums, bytes);
         _tile_loadd(1, sums + SIDE, bytes);
         add_piece(rows, piece);
         _tile_stored(0, sums, bytes);
         _tile_stored(1, sums + SIDE, bytes);
-        written();
+        tiles_written();
     }
 
 private:
     static constexpr int QUARTER = PIECE_ITEMS * sizeof(bfloat16) / LINE_BYTES / 4;  // lines of a piece of a panel
-    static constexpr int64_t STRIDE = DEPTH * sizeof(bfloat16);  // between two rows of a tile that holds bfloat16
-
-    struct Config {
-        uint8_t palette, start_row, reserved[14];
-        uint16_t row_bytes[16];
-        uint8_t rows[16];
-    };
+    static constexpr int64_t STRIDE = TILE_BYTES;  // between two rows of a tile that holds bfloat16
 
     static void add_piece(const bfloat16* rows, const bfloat16* piece) {
         _tile_loadd(6, piece, STRIDE);
@@ -244,9 +223,6 @@ private:
         _tile_stored(2, second, stride * sizeof(float));
         _tile_stored(3, second + SIDE, stride * sizeof(float));
     }
-
-    // The compiler doesn't know that tiles are loaded from and stored to memory.
-    static void written() { __asm__ volatile("" ::: "memory"); }
 };
 
 }  // namespace paceline

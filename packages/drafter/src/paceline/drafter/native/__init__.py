@@ -1,0 +1,1 @@
+"""A feature head in C++, compiled where it runs."""
