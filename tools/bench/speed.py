@@ -61,7 +61,7 @@ def main(
             help="Processes joined by '&', strategies of one process by '+', options in brackets: "
             "'suffix + recycling + feature_head(revision=DIR)'."
         ),
-    ] = "suffix & recycling",
+    ] = "suffix + recycling",
     memory: Annotated[
         bool,
         typer.Option(help="Whether drafters may use earlier questions of the same repeat; never the same question."),

@@ -193,7 +193,7 @@ def main(
     ),
     max_tokens: Annotated[int, typer.Option(min=2, max=2048, help="Most tokens of each answer.")] = 160,
     temperature: Annotated[float, typer.Option(min=0.0, max=100.0, help="0 is greedy.")] = 0.0,
-    head: WithHead = False,
+    head: WithHead = None,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
 ) -> None:
     """Starts router, verifier, drafters and trainer, answers prompts with and without speculation, and ends."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import onnx
 import pytest
 
+from paceline.cli import drafters
 from paceline.cli.drafters import HEADS, QUICK, drafters_for
 from paceline.cli.stack import StackError
 from paceline.drafter.models.feature_head import load_feature_head
@@ -64,12 +66,20 @@ def test_native_code_runs_the_head_as_its_graph_says(tmp_path: Path) -> None:
         load_head(another, engine="native")
 
 
-def test_the_demo_finds_the_head_of_its_target_if_asked() -> None:
+def test_the_demo_takes_the_head_of_its_target_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(StackError, match="no head comes along for somebody/else"):
         drafters_for("somebody/else", head=True)
+    assert drafters_for("somebody/else") == QUICK
     for model in HEADS:
-        assert drafters_for(model) == QUICK
+        assert drafters_for(model, head=False) == QUICK
         *quick, head = drafters_for(model, head=True)
         assert tuple(quick) == QUICK
         folder = Path(head.arguments[head.arguments.index("--revision") + 1])
         assert isinstance(open_revision(folder).card, FeatureHeadCard)
+        monkeypatch.setenv("CXX", sys.executable)  # any program: nothing is compiled before a drafter starts
+        for flags, expected in (({"avx512_vnni"}, (*QUICK, head)), ({"avx2"}, QUICK), (set(), QUICK)):
+            monkeypatch.setattr(drafters, "processor", lambda flags=flags: ("a processor", flags))
+            assert drafters_for(model) == expected
+        monkeypatch.setenv("PATH", "")
+        monkeypatch.delenv("CXX", raising=False)
+        assert drafters_for(model) == QUICK  # nothing compiles its code

@@ -95,7 +95,7 @@ def test_status_knows_everybody(up: Up) -> None:
     status = up.told("status")
     (verifier,) = status["verifiers"]
     assert (verifier["address"], verifier["model"]) == (up.address("verifier"), "tiny")
-    assert verifier["drafters"] == ["recycling", "suffix"]
+    assert verifier["drafters"] == ["lookup"]
     assert [one["address"] for one in status["trainers"]] == [up.address("trainer")]
     assert "Verifiers" in up.run("status").stdout
     refused = up.run("status", PACELINE_TOKEN="wrong")
@@ -113,7 +113,7 @@ def test_an_answer_is_the_same_without_speculation_and_is_counted(up: Up) -> Non
     while (work := up.told("status")["verifiers"][0]["work"])["generated_tokens"] < 2 * num_tokens:
         assert time.monotonic() < deadline, work
     assert 0 < work["session_steps"] <= work["generated_tokens"]
-    assert set(work["drafters"]) <= {"suffix", "recycling"}
+    assert set(work["drafters"]) <= {"lookup"}
     accepted = sum(token["source"] is not None for token in found["tokens"])
     assert accepted <= work["candidates"]["accepted"] <= work["candidates"]["proposed"]
 
@@ -138,7 +138,7 @@ def test_top_tells_rates(up: Up) -> None:
 
 
 def test_drafters_revisions_and_a_chat(up: Up) -> None:
-    assert {one["name"] for one in up.told("drafters")} == {"suffix", "recycling"}
+    assert {one["name"] for one in up.told("drafters")} == {"lookup"}
     assert up.told("revisions") == []
     chat = up.run("chat", "--max-tokens", "20", input="hello there\n\n")
     assert chat.returncode == 0, chat.stderr

@@ -43,7 +43,7 @@ def test_the_demo_compares_and_writes_its_figures(model: Path, tmp_path: Path) -
     assert report["tokens"] == sum(row["tokens"] for row in report["prompts"])
     assert report["tokens_per_step"] >= 1.0
     assert report["speedup"] > 0.0
-    assert set(report["drafters"]) == {"suffix", "recycling"}
+    assert set(report["drafters"]) == {"lookup"}
     assert len(report["prompts"]) == 2
 
 

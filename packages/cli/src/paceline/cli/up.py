@@ -98,7 +98,7 @@ def up(
     http: Annotated[
         str, typer.Option(help="host:port of the page and of OpenAI's HTTP API; port 0: any free; empty serves none.")
     ] = "127.0.0.1:8000",
-    head: WithHead = False,
+    head: WithHead = None,
     state: Annotated[Path, typer.Option(help="Folder for what is learned, and for logs.")] = STATE,
 ) -> None:
     """Start everything on this machine and serve until Ctrl-C.
