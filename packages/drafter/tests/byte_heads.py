@@ -36,6 +36,7 @@ class Sizes:
 
 
 SMALL = Sizes(width=16, heads=2, key_heads=1, head_size=16, intermediate=48, vocabulary=50, layers=1)
+FLAT = Sizes(width=96, heads=2, key_heads=1, head_size=16, intermediate=16, vocabulary=33, layers=2)
 WIDE = Sizes(width=64, heads=6, key_heads=2, head_size=32, intermediate=192, vocabulary=101, layers=3)
 
 

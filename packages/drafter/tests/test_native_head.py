@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from byte_heads import LENGTH, SMALL, WIDE, Case, Sizes, case, head_of, library, native
+from byte_heads import FLAT, LENGTH, SMALL, WIDE, Case, Sizes, case, head_of, library, native
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto
@@ -26,7 +26,7 @@ except NoNativeCode as error:
 
 PARENTS = st.integers(0, 20).flatmap(lambda size: st.tuples(*(st.integers(-1, node - 1) for node in range(size))))
 CASES = st.builds(
-    case, st.sampled_from((SMALL, WIDE)), st.integers(1, 40), PARENTS, st.integers(0, 3), st.integers(0, 999)
+    case, st.sampled_from((SMALL, FLAT, WIDE)), st.integers(1, 40), PARENTS, st.integers(0, 3), st.integers(0, 999)
 )
 # Sums of bytes are exact; but what lies between two levels may be rounded otherwise, and float64 is not float32.
 WITHIN = 0.03
@@ -79,7 +79,7 @@ def test_sessions_of_a_batch_do_not_see_each_other(several: list[Case]):
 
 
 @settings(max_examples=30, deadline=None)
-@given(CASES, st.integers(1, 50), st.sampled_from((0.0, 0.5, 1.3)))
+@given(CASES, st.integers(1, FLAT.vocabulary), st.sampled_from((0.0, 0.5, 1.3)))
 def test_what_it_says_of_logits_is_what_they_say(what: Case, width: int, temperature: float):
     reader = Reader(Sampling(temperature=temperature, seed=5), 10_000, width, noise_ids=np.arange(10_000))
     model, rows = native(what.sizes), range(what.num_text)

@@ -64,7 +64,7 @@ class DrafterSettings(ServiceSettings):
     dtype: str = Field(default=AUTO, pattern="^(auto|float32|bfloat16|float16)$")
     """Of causal_lm's weights."""
     threads: int = Field(default=0, ge=0, le=1024)
-    """Of the model on a CPU; 0 lets the runtime choose."""
+    """Of the model on a CPU; 0 lets the runtime choose, which in native code is one."""
     head_engine: str = Field(default=AUTO, pattern="^(auto|native|onnx)$")
     """What runs a feature_head: native code for this processor, compiled at the first start (needs g++ and a processor
     that multiplies bytes, VNNI), ONNX Runtime, or auto: the first where it can be."""

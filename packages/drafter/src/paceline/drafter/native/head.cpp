@@ -198,7 +198,7 @@ private:
                                    stride);
         });
         rounded_.round(attended, count, queries, stride, true);
-        float* const back = output_.room(count * stride);
+        float* const back = output_.room(count * out_.padded());
         out_.multiply(team_, rounded_, config_.width, back, out_.padded(), tiles_);
         add_rows(back, out_.padded(), count, stream);
     }
