@@ -130,8 +130,9 @@ def _compile(code: NativeCode, library: Path) -> None:
             for name, content in code.files():
                 (Path(folder) / name).write_bytes(content)
             made = Path(folder) / library.name
-            command = [compiler(), *FLAGS, str(Path(folder) / code.sources[0]), "-o", str(made)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=COMPILE_S)
+            command = [compiler(), *FLAGS, code.sources[0], "-o", made.name]
+            # In the folder itself: what the compiler says begins with paths, and only its beginning is passed on.
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=COMPILE_S)
             if done.returncode != 0:
                 raise NoNativeCode(f"{command[0]} fails: {' '.join(done.stderr.split())[:400]}")
             made.chmod(0o600)
