@@ -86,7 +86,7 @@ def compiler() -> str:
     for name in (os.environ.get("CXX", ""), "g++", "clang++"):
         found = shutil.which(name) if name else None
         if found:
-            return found
+            return str(Path(found).absolute())
     raise NoNativeCode("there is no C++ compiler; install g++ (Debian: apt-get install g++), or set CXX")
 
 
