@@ -56,7 +56,7 @@ def drafters_for(model: str, head: bool | None = None) -> tuple[Drafter, ...]:
         raise StackError(f"--head: no head comes along for {model}, only for {', '.join(HEADS)}; leave it out")
     if not folder.is_dir():
         raise StackError("--head: it is part of a checkout and of no wheel; start this with ./bazelw run //:up")
-    arguments = ("--strategies", "feature_head", "--revision", str(folder), "--threads", "1")
+    arguments = ("--strategies", "feature_head", "--revision", str(folder), "--threads", "1", "--tree-depth", "3")
     return (*QUICK, Drafter("feature_head", arguments))
 
 
