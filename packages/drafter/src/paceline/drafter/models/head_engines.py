@@ -6,6 +6,7 @@ place only if it says the same of a few rows.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,9 +52,9 @@ def load_head(folder: Path, *, threads: int = 1, provider: str = "auto", engine:
             raise unusable(f"it can't be run by native code: {why}; draft with --head-engine onnx") from error
         log.info("the head is run by ONNX Runtime", why=why)
         return loaded
-    del model
     log.info("the head is run by native code", product=native.product)
-    loaded = LoadedModel(loaded.name, native, loaded.tokenizer_json, loaded.cut, loaded.needs)
+    loaded = replace(loaded, model=native)
+    del model
     give_memory_back()
     return loaded
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,9 @@ GROUP = 16  # positions whose keys lie side by side, as in native/attention.h; a
 MAX_INNER = 1 << 16  # products of bytes that 32 bits have room for
 MIN_CAPACITY = 64  # rows
 SHAPE = b"paceline.shape"  # where a graph says what its module is
+
+# Keeps an array of that type while a pass runs; its address, or None for None.
+Given = Callable[[npt.NDArray[Any] | None, npt.DTypeLike], int | None]
 
 _MATRICES = {
     Part.MIX: "mix_proj",
@@ -89,19 +91,6 @@ def _grown(part: Floats, capacity: int, held: int) -> Floats:
     return grown
 
 
-@dataclass(slots=True)
-class _Answer:
-    """Where a session's results are written; keeps what its pointers point to."""
-
-    inputs: list[npt.NDArray[Any]]
-    logits: Floats | None = None
-    top: TopK | None = None
-
-    @property
-    def scores(self) -> Scores:
-        return self.logits if self.logits is not None else self.top  # type: ignore[return-value]
-
-
 class NativeFeatureHead:
     """See `base.LanguageModel`; all of a session's rows in a pass come with features, or all with rows above them.
 
@@ -135,47 +124,57 @@ class NativeFeatureHead:
         check_batch(batch, self.vocab_size + 1, self.max_length)
         check_told(batch, shape.num_features * shape.feature_size)
         sessions = (HeadSession * len(batch))()
-        answers = [self._prepare(entry, rows) for entry, rows in zip(sessions, batch, strict=True)]
+        kept: list[npt.NDArray[Any]] = []  # what the sessions' pointers point to
+
+        def given(array: npt.NDArray[Any] | None, dtype: npt.DTypeLike) -> int | None:
+            if array is None:
+                return None
+            kept.append(np.ascontiguousarray(array, dtype))
+            return kept[-1].ctypes.data
+
+        scores: list[Scores] = []
+        for session, rows in zip(sessions, batch, strict=True):
+            _place(session, rows, given)
+            scores.append(self._answer(session, rows))
         tokens, positions = (
-            np.concatenate(parts) if len(batch) > 1 else np.ascontiguousarray(parts[0])
+            np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts), np.int64)
             for parts in ([rows.tokens for rows in batch], [rows.positions for rows in batch])
         )
         self._head.forward(tokens, positions, sessions)
         for rows in batch:
             _own(rows).extend(len(rows.tokens))
-        return [answer.scores for answer in answers]
+        return scores
 
-    def _prepare(self, entry: HeadSession, rows: Rows) -> _Answer:
-        cache, count = _own(rows), len(rows.tokens)
-        cache.make_room(count)
-        answer = _Answer([])
-
-        def given(array: npt.NDArray[Any] | None, dtype: npt.DTypeLike) -> int | None:
-            if array is None:
-                return None
-            answer.inputs.append(np.ascontiguousarray(array, dtype))
-            return answer.inputs[-1].ctypes.data
-
-        entry.count, entry.length = count, len(cache)
-        entry.keys, entry.values, entry.states = (part.ctypes.data for part in (cache.keys, cache.values, cache.states))
-        entry.visible = given(rows.visible, np.bool_)
-        entry.features, entry.above = given(rows.features, np.float32), given(rows.above, np.int64)
-        entry.borrowed, entry.num_borrowed = given(rows.borrowed, np.float32), rows.num_borrowed
+    def _answer(self, session: HeadSession, rows: Rows) -> Scores:
+        """Where the session's results are going to be written."""
         wanted = len(rows.wanted)
-        entry.wanted, entry.num_wanted = given(np.array(rows.wanted, np.int64), np.int64), wanted
-        size = self.vocab_size + (1 + rows.num_borrowed if rows.num_borrowed else 0)
         if 0 < rows.top_k <= self.vocab_size:
-            top = answer.top = TopK(
+            top = TopK(
                 np.empty((wanted, rows.top_k), np.int64), np.empty((wanted, rows.top_k), np.float32),
                 np.empty(wanted), np.empty(wanted),
             )  # fmt: skip
-            entry.scale, entry.num_best = rows.scale, rows.top_k
-            entry.best, entry.best_logits = top.tokens.ctypes.data, top.logits.ctypes.data
-            entry.log_totals, entry.entropies = top.log_totals.ctypes.data, top.entropies.ctypes.data
-        else:
-            answer.logits = np.empty((wanted, size), np.float32)
-            entry.logits = answer.logits.ctypes.data
-        return answer
+            session.scale, session.num_best = rows.scale, rows.top_k
+            session.best, session.best_logits = top.tokens.ctypes.data, top.logits.ctypes.data
+            session.log_totals, session.entropies = top.log_totals.ctypes.data, top.entropies.ctypes.data
+            return top
+        others = 1 + rows.num_borrowed if rows.num_borrowed else 0
+        logits = np.empty((wanted, self.vocab_size + others), np.float32)
+        session.logits = logits.ctypes.data
+        return logits
+
+
+def _place(session: HeadSession, rows: Rows, given: Given) -> None:
+    """Tells native code where a session's rows and cache lie."""
+    cache, count = _own(rows), len(rows.tokens)
+    cache.make_room(count)
+    session.count, session.length = count, len(cache)
+    session.keys, session.values, session.states = (
+        part.ctypes.data for part in (cache.keys, cache.values, cache.states)
+    )
+    session.visible = given(rows.visible, np.bool_)
+    session.features, session.above = given(rows.features, np.float32), given(rows.above, np.int64)
+    session.borrowed, session.num_borrowed = given(rows.borrowed, np.float32), rows.num_borrowed
+    session.wanted, session.num_wanted = given(np.array(rows.wanted, np.int64), np.int64), len(rows.wanted)
 
 
 def _own(rows: Rows) -> NativeCache:

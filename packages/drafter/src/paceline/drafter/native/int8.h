@@ -32,7 +32,7 @@ constexpr int STEPS = 254;             // of a fine number, between one rough nu
 constexpr float SMALLEST = 1e-20f;     // a row of zeros has no greatest number
 
 constexpr int TILE_DEPTH = 64;         // of the inner index, in a tile
-#if defined(__AMX_INT8__) && defined(__linux__)
+#if defined(__AMX_INT8__) && defined(__AVX512F__) && defined(__linux__)  // whose lanes a tile's columns are
 #define PACELINE_TILES 1
 #endif
 
@@ -160,7 +160,6 @@ public:
     }
 
 private:
-    static constexpr int AHEAD = 2048;
     static constexpr int ROWS = 8;  // parts of rows whose sums fill half of the registers
 
     int64_t place(int64_t row, int64_t k) const {
@@ -255,7 +254,6 @@ private:
         for (int64_t k = 0; k < inner_; k += DEPTH, weights += PANEL * DEPTH) {
             Ints these[VECTORS];
             std::memcpy(these, weights, sizeof these);
-            for (int v = 0; v < VECTORS; ++v) __builtin_prefetch(weights + AHEAD + v * LANES * DEPTH);
             for (int part = 0; part < ALL; ++part) {
                 int32_t four;
                 std::memcpy(&four, row + part * inner_ + k, sizeof four);
